@@ -1,0 +1,79 @@
+/* The supervisor's side of msa-extract: parser processes that are given one
+ * input file at a time and answer in frames (ingest/frame.h). Everything that
+ * comes out of a worker is hostile until checked here; what leaves as an event
+ * is: lengths bounded, text valid UTF-8, members properly nested.
+ *
+ *   msa_workers_new(&opts, &w, err);
+ *   while (more files || pending) {
+ *       while (msa_workers_room(w) && more) msa_workers_submit(w, fd, name, format, err);
+ *       msa_workers_next(w, &ev, err);   // events of files in order of submission
+ *   }
+ *
+ * A worker that dies, stalls or breaks the protocol is replaced and its file
+ * tried once more; a RESTART event tells the caller to forget what it was given
+ * of that file. A second death ends the file with END_FILE and the reason. */
+#ifndef MSA_INGEST_WORKER_H
+#define MSA_INGEST_WORKER_H
+
+#include "ingest/ingest.h"
+
+typedef struct msa_workers msa_workers;
+
+typedef struct msa_workers_opts {
+    const char *extract_path;
+    int64_t n_workers;
+    msa_ingest_limits limits;
+} msa_workers_opts;
+
+typedef enum msa_event_kind {
+    MSA_EV_MEMBER_BEGIN,  /* the file itself (depth 0) or an archive member */
+    MSA_EV_PAGE,          /* a page begins: page, label */
+    MSA_EV_RECORD,        /* a JSONL record begins: record, title */
+    MSA_EV_HEADING,       /* the text that follows begins with a heading line */
+    MSA_EV_TEXT,          /* canonical text of the innermost open member, in order */
+    MSA_EV_WARN,          /* code, message, page or line */
+    MSA_EV_MEMBER_END,    /* outcome of the innermost open member */
+    MSA_EV_RESTART,
+    MSA_EV_END_FILE       /* last event of a file: rc, code, message when it failed as a whole */
+} msa_event_kind;
+
+/* Member outcomes as extraction sees them; the corpus adds duplicate. */
+typedef enum msa_extract_outcome {
+    MSA_EXTRACT_OK,       /* all text is there (an archive: all members were visited) */
+    MSA_EXTRACT_PARTIAL,  /* some text is missing; warnings say what */
+    MSA_EXTRACT_SKIPPED,  /* not a thing to read: link, device, folder */
+    MSA_EXTRACT_FAILED
+} msa_extract_outcome;
+
+typedef struct msa_event {
+    msa_event_kind kind;
+    int64_t file;            /* number of the submission, from 0 */
+    int64_t depth;           /* MEMBER_BEGIN: 0 the file, 1 its members, ... */
+    int64_t ordinal;         /* MEMBER_BEGIN: place in its archive, from 0 */
+    const char *name;        /* MEMBER_BEGIN: display name, UTF-8, control bytes escaped */
+    const char *type;        /* MEMBER_BEGIN: format by content ("pdf", "zip", "text", ...) */
+    const char *text;        /* TEXT: n bytes of UTF-8; WARN, MEMBER_END, END_FILE: message */
+    int64_t n;
+    const char *code;        /* WARN, MEMBER_END, END_FILE: short code ("pdf_encrypted"), or NULL */
+    const char *label;       /* PAGE: page label or NULL; RECORD: record id */
+    const char *title;       /* RECORD: title or NULL */
+    int64_t page;            /* PAGE, WARN: from 1, or 0 */
+    int64_t line;            /* RECORD, WARN: line from 1, or 0 */
+    int64_t byte;            /* WARN, MEMBER_END: byte offset, or -1 */
+    msa_extract_outcome outcome; /* MEMBER_END */
+    char sha256[65];         /* MEMBER_END: of the member's bytes; "" when not all were read */
+    int64_t bytes;           /* MEMBER_END: bytes read */
+} msa_event;
+
+msa_rc msa_workers_new(const msa_workers_opts *opts, msa_workers **out, msa_err *err);
+void msa_workers_free(msa_workers *w);  /* kills what still runs */
+bool msa_workers_room(const msa_workers *w);
+/* fd: the open input file, taken over (closed here). name: for messages and type
+ * disagreement. */
+msa_rc msa_workers_submit(msa_workers *w, int fd, const char *name, msa_source_format format,
+                          msa_err *err);
+/* The next event in order; strings live until the next call. MSA_END: nothing
+ * submitted is left. MSA_FATAL: workers cannot be started at all. */
+msa_rc msa_workers_next(msa_workers *w, msa_event *ev, msa_err *err);
+
+#endif
