@@ -1,0 +1,37 @@
+/* The decoder's steps that stage 1 (packed documents) and stage 2 (active
+ * sequences) share: everything but attention itself. */
+#ifndef MSA_ENGINE_FORWARD_H
+#define MSA_ENGINE_FORWARD_H
+
+#include "engine/model_internal.h"
+
+/* Activations of up to `rows` tokens, device memory of the model's backend. */
+typedef struct msa_forward {
+    int64_t rows;
+    int32_t *ids;    /* [rows] */
+    int64_t *pos;    /* [rows] */
+    float *x;        /* [rows, E] residual stream, f32 */
+    void *xn;        /* [rows, E] act: normed input of a projection */
+    void *qkv;       /* [rows, (H+2G)*D] act */
+    void *att;       /* [rows, H*D] act: attention output */
+    void *gate_up;   /* [rows, 2I] act */
+    void *mlp;       /* [rows, I] act */
+} msa_forward;
+
+msa_rc msa_forward_new(msa_model *m, int64_t rows, msa_forward *f, msa_err *err);
+void msa_forward_free(msa_model *m, msa_forward *f);
+
+/* x = embeddings of ids [M] (host, each checked against the vocabulary); pos [M]
+ * (host) are kept for RoPE. */
+msa_rc msa_forward_embed(msa_model *m, msa_forward *f, const int32_t *ids, const int64_t *pos,
+                         int64_t M, msa_err *err);
+/* xn = RMSNorm(x); qkv = its projections, q and k normed (Qwen3) and rotated. */
+msa_rc msa_forward_project(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err);
+/* x += att Wo; x += MLP(RMSNorm(x)). */
+msa_rc msa_forward_finish(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err);
+/* logits [R, V] f32 (device) of rows idx [R] (host) of x; gathered [R,E] f32 and
+ * normed [R,E] act are device scratch of R rows. */
+msa_rc msa_forward_logits(msa_model *m, const msa_forward *f, const int64_t *idx, int64_t R,
+                          float *gathered, void *normed, float *logits, msa_err *err);
+
+#endif
