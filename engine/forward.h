@@ -18,11 +18,13 @@ typedef struct msa_forward {
     void *mlp;       /* [rows, I] act */
 } msa_forward;
 
+/* Allocates, and reserves the kernels' scratch for `rows` rows of this model;
+ * max_seq and the shapes of routing are the caller's to reserve. */
 msa_rc msa_forward_new(msa_model *m, int64_t rows, msa_forward *f, msa_err *err);
 void msa_forward_free(msa_model *m, msa_forward *f);
 
-/* x = embeddings of ids [M] (host, each checked against the vocabulary); pos [M]
- * (host) are kept for RoPE. */
+/* x = embeddings of ids [M] (host, each checked against the vocabulary:
+ * MSA_FAILED, MSA_E_DATA); pos [M] (host) are kept for RoPE. */
 msa_rc msa_forward_embed(msa_model *m, msa_forward *f, const int32_t *ids, const int64_t *pos,
                          int64_t M, msa_err *err);
 /* xn = RMSNorm(x); qkv = its projections, q and k normed (Qwen3) and rotated. */

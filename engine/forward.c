@@ -1,0 +1,112 @@
+#include "engine/forward.h"
+
+#include "base/mem.h"
+
+static msa_rc tensor(msa_model *m, int64_t rows, int64_t columns, int64_t size, void *out,
+                     msa_err *err)
+{
+    int64_t bytes;
+    if (!msa_mul(rows, columns, &bytes) || !msa_mul(bytes, size, &bytes))
+        return msa_err_set(err, MSA_FAILED, MSA_E_CONFIG, "activations of %lld rows overflow",
+                           (long long)rows);
+    return msa_kern_alloc(m->kern, bytes, MSA_MEM_DEVICE, out, err);
+}
+
+msa_rc msa_forward_new(msa_model *m, int64_t rows, msa_forward *f, msa_err *err)
+{
+    const msa_config *c = &m->config;
+    const msa_kern_shape shape = {.rows = rows, .E = c->E, .H = c->H, .G = c->G,
+                                  .D = c->D, .I = c->I, .V = c->V};
+    msa_kern_info info;
+    msa_kern_info_get(m->kern, &info);
+    const int64_t act = msa_dtype_bytes(info.act);
+
+    *f = (msa_forward){.rows = rows};
+    msa_rc rc = msa_kern_reserve(m->kern, &shape, false, NULL, err);
+    if (rc == MSA_OK)
+        rc = tensor(m, rows, 1, sizeof *f->ids, (void **)&f->ids, err);
+    if (rc == MSA_OK)
+        rc = tensor(m, rows, 1, sizeof *f->pos, (void **)&f->pos, err);
+    if (rc == MSA_OK)
+        rc = tensor(m, rows, c->E, sizeof *f->x, (void **)&f->x, err);
+    if (rc == MSA_OK)
+        rc = tensor(m, rows, c->E, act, &f->xn, err);
+    if (rc == MSA_OK)
+        rc = tensor(m, rows, (c->H + 2 * c->G) * c->D, act, &f->qkv, err);
+    if (rc == MSA_OK)
+        rc = tensor(m, rows, c->H * c->D, act, &f->att, err);
+    if (rc == MSA_OK)
+        rc = tensor(m, rows, 2 * c->I, act, &f->gate_up, err);
+    if (rc == MSA_OK)
+        rc = tensor(m, rows, c->I, act, &f->mlp, err);
+    if (rc < 0)
+        msa_forward_free(m, f);
+    return rc;
+}
+
+void msa_forward_free(msa_model *m, msa_forward *f)
+{
+    void *all[] = {f->ids, f->pos, f->x, f->xn, f->qkv, f->att, f->gate_up, f->mlp};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        msa_kern_free(m->kern, all[i], MSA_MEM_DEVICE);
+    *f = (msa_forward){0};
+}
+
+msa_rc msa_forward_embed(msa_model *m, msa_forward *f, const int32_t *ids, const int64_t *pos,
+                         int64_t M, msa_err *err)
+{
+    if (M < 0 || M > f->rows)
+        return msa_err_set(err, MSA_FATAL, MSA_E_INTERNAL, "%lld rows where %lld are reserved",
+                           (long long)M, (long long)f->rows);
+    for (int64_t i = 0; i < M; i++)
+        if (ids[i] < 0 || ids[i] >= m->config.V)
+            return msa_err_set(err, MSA_FAILED, MSA_E_DATA,
+                               "token %d is outside the vocabulary of %lld", (int)ids[i],
+                               (long long)m->config.V);
+    msa_rc rc = msa_kern_copy(m->kern, NULL, f->ids, ids, M * (int64_t)sizeof *ids, err);
+    if (rc == MSA_OK)
+        rc = msa_kern_copy(m->kern, NULL, f->pos, pos, M * (int64_t)sizeof *pos, err);
+    if (rc == MSA_OK)
+        rc = msa_kern_embed(m->kern, NULL, m->embed, f->ids, M, f->x, err);
+    return rc;
+}
+
+msa_rc msa_forward_project(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err)
+{
+    const msa_config *c = &m->config;
+    msa_rc rc = msa_kern_rms_norm(m->kern, NULL, f->x, l->attn_norm, c->rms_eps, M, c->E, f->xn, err);
+    if (rc == MSA_OK)
+        rc = msa_kern_linear(m->kern, NULL, l->qkv, f->xn, M, f->qkv, MSA_LINEAR_ACT, err);
+    if (rc == MSA_OK)
+        rc = msa_kern_qk_rope(m->kern, NULL, f->qkv, M, msa_config_heads(c), l->q_norm, l->k_norm,
+                              c->rms_eps, f->pos, c->rope_theta, err);
+    return rc;
+}
+
+msa_rc msa_forward_finish(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err)
+{
+    const msa_config *c = &m->config;
+    msa_rc rc = msa_kern_linear(m->kern, NULL, l->o, f->att, M, f->x, MSA_LINEAR_ADD, err);
+    if (rc == MSA_OK)
+        rc = msa_kern_rms_norm(m->kern, NULL, f->x, l->mlp_norm, c->rms_eps, M, c->E, f->xn, err);
+    if (rc == MSA_OK)
+        rc = msa_kern_linear(m->kern, NULL, l->gate_up, f->xn, M, f->gate_up, MSA_LINEAR_ACT, err);
+    if (rc == MSA_OK)
+        rc = msa_kern_swiglu(m->kern, NULL, f->gate_up, M, c->I, f->mlp, err);
+    if (rc == MSA_OK)
+        rc = msa_kern_linear(m->kern, NULL, l->down, f->mlp, M, f->x, MSA_LINEAR_ADD, err);
+    return rc;
+}
+
+msa_rc msa_forward_logits(msa_model *m, const msa_forward *f, const int64_t *idx, int64_t R,
+                          float *gathered, void *normed, float *logits, msa_err *err)
+{
+    const msa_config *c = &m->config;
+    msa_rc rc = msa_kern_gather(m->kern, NULL, f->x, c->E, idx, R, gathered, err);
+    if (rc == MSA_OK)
+        rc = msa_kern_rms_norm(m->kern, NULL, gathered, m->final_norm, c->rms_eps, R, c->E, normed,
+                               err);
+    if (rc == MSA_OK)
+        rc = msa_kern_linear(m->kern, NULL, m->output, normed, R, logits, MSA_LINEAR_F32, err);
+    return rc;
+}
