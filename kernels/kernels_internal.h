@@ -1,0 +1,182 @@
+/* What a backend fills in. kernels.c checks every argument (pointers, shapes,
+ * products, the reservation) and then calls the backend, which need not check
+ * again; calls that have nothing to do (M = 0 and the like) do not reach it.
+ *
+ * A backend's handle begins with struct msa_kern and its weights with struct
+ * msa_kern_weight. `ops` holds the operations in the order and with the meaning
+ * of kernels.h. */
+#ifndef MSA_KERNELS_KERNELS_INTERNAL_H
+#define MSA_KERNELS_KERNELS_INTERNAL_H
+
+#include "kernels/kernels.h"
+
+typedef struct msa_kern_ops {
+    void (*close)(msa_kern *k);
+    void (*mem_info)(const msa_kern *k, int64_t *total, int64_t *free_bytes);
+    /* Makes scratch for shape `max`, which holds at least k->cap; on failure the
+     * old scratch stays. *bytes: size of the scratch. */
+    msa_rc (*reserve)(msa_kern *k, const msa_kern_shape *max, bool dry_run, int64_t *bytes,
+                      msa_err *err);
+
+    msa_rc (*alloc)(msa_kern *k, int64_t bytes, msa_mem kind, void **out, msa_err *err);
+    void (*free)(msa_kern *k, void *p, msa_mem kind);
+    msa_rc (*stream_new)(msa_kern *k, msa_kern_stream **out, msa_err *err);
+    void (*stream_free)(msa_kern *k, msa_kern_stream *st);
+    msa_rc (*sync)(msa_kern *k, msa_kern_stream *st, msa_err *err);
+    msa_rc (*copy)(msa_kern *k, msa_kern_stream *st, void *dst, const void *src, int64_t bytes,
+                   msa_err *err);
+
+    msa_rc (*weight_new)(msa_kern *k, const void *data, msa_dtype from, int64_t N, int64_t K,
+                         msa_kern_weight **out, msa_err *err);
+    void (*weight_free)(msa_kern *k, msa_kern_weight *w);
+
+    msa_rc (*embed)(msa_kern *k, msa_kern_stream *st, const msa_kern_weight *w, const int32_t *ids,
+                    int64_t M, float *x, msa_err *err);
+    msa_rc (*rms_norm)(msa_kern *k, msa_kern_stream *st, const float *x, const float *gamma,
+                       float eps, int64_t M, int64_t E, void *out, msa_err *err);
+    msa_rc (*linear)(msa_kern *k, msa_kern_stream *st, const msa_kern_weight *w, const void *x,
+                     int64_t M, void *out, msa_linear_mode mode, msa_err *err);
+    msa_rc (*qk_rope)(msa_kern *k, msa_kern_stream *st, void *qkv, int64_t M, msa_kern_heads h,
+                      const float *q_gamma, const float *k_gamma, float eps, const int64_t *pos,
+                      double theta, msa_err *err);
+    msa_rc (*attn_packed)(msa_kern *k, msa_kern_stream *st, const void *qkv, int64_t M,
+                          msa_kern_heads h, const int64_t *seq_start, int64_t S, void *out,
+                          msa_err *err);
+    msa_rc (*attn_memory)(msa_kern *k, msa_kern_stream *st, const void *q, int64_t q_stride,
+                          msa_kern_heads h, int64_t B, const int64_t *row_start,
+                          const msa_kern_seg *segs, const int64_t *seg_start,
+                          const msa_kern_cache *caches, void *out, msa_err *err);
+    msa_rc (*cache_store)(msa_kern *k, msa_kern_stream *st, const void *qkv, msa_kern_heads h,
+                          int64_t B, const int64_t *row_start, void *const *ck, void *const *cv,
+                          const int64_t *at, msa_err *err);
+    msa_rc (*swiglu)(msa_kern *k, msa_kern_stream *st, const void *gu, int64_t M, int64_t I,
+                     void *out, msa_err *err);
+    msa_rc (*gather)(msa_kern *k, msa_kern_stream *st, const float *x, int64_t E,
+                     const int64_t *idx, int64_t R, float *out, msa_err *err);
+
+    msa_rc (*pool)(msa_kern *k, msa_kern_stream *st, const void *x, bool x_f32, int64_t stride,
+                   int64_t col, int64_t W, const msa_kern_chunk *chunks, int64_t C, float *out,
+                   msa_err *err);
+    msa_rc (*unit_heads)(msa_kern *k, msa_kern_stream *st, float *x, int64_t R, int64_t heads,
+                         int64_t D, msa_err *err);
+    msa_rc (*convert)(msa_kern *k, msa_kern_stream *st, const void *src, msa_dtype from,
+                      int64_t src_stride, void *dst, msa_dtype to, int64_t dst_stride, int64_t n,
+                      int64_t R, msa_err *err);
+
+    msa_rc (*router_query)(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r,
+                           const void *rq, bool rq_f32, int64_t stride, int64_t T, float *out,
+                           msa_err *err);
+    msa_rc (*scan)(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r, const float *q,
+                   const int64_t *q_start, int64_t B, const void *rk, msa_dtype rk_dtype,
+                   int64_t stride, int64_t C, float *out, msa_err *err);
+    msa_rc (*doc_scores)(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r,
+                         const float *chunk_scores, int64_t B, int64_t C, const int64_t *doc_chunk,
+                         int64_t N, float weight, bool add, float *out, msa_err *err);
+    msa_rc (*topk_merge)(msa_kern *k, msa_kern_stream *st, const float *scores, int64_t B,
+                         int64_t N, const int64_t *ids, const uint8_t *alive, int64_t K,
+                         msa_kern_best *best, msa_err *err);
+    msa_rc (*topk_init)(msa_kern *k, msa_kern_stream *st, int64_t B, int64_t K,
+                        msa_kern_best *best, msa_err *err);
+    msa_rc (*sample_tokens)(msa_kern *k, msa_kern_stream *st, const float *logits, int64_t B,
+                            int64_t V, const msa_kern_sample *params, int32_t *out, msa_err *err);
+} msa_kern_ops;
+
+struct msa_kern {
+    const msa_kern_ops *ops;
+    msa_kern_info info;   /* the memory fields are filled by mem_info when asked */
+    msa_kern_shape cap;   /* the reservation, kept by kernels.c */
+};
+
+struct msa_kern_weight {
+    msa_kern *owner;
+    int64_t N, K;
+    int64_t bytes;
+};
+
+/* A backend that can be opened by name; a name may carry a device behind a
+ * colon, which open reads. */
+typedef struct msa_kern_backend {
+    const char *name;
+    msa_rc (*open)(const char *name, const msa_kern_opts *opts, msa_kern **out, msa_err *err);
+} msa_kern_backend;
+
+msa_rc msa_ref_open(const char *name, const msa_kern_opts *opts, msa_kern **out, msa_err *err);
+msa_rc msa_cpu_open(const char *name, const msa_kern_opts *opts, msa_kern **out, msa_err *err);
+
+/* ---- what the two CPU backends share (host.c) ------------------------------- */
+
+void msa_host_mem_info(const msa_kern *k, int64_t *total, int64_t *free_bytes);
+msa_rc msa_host_alloc(msa_kern *k, int64_t bytes, msa_mem kind, void **out, msa_err *err);
+void msa_host_free(msa_kern *k, void *p, msa_mem kind);
+msa_rc msa_host_stream_new(msa_kern *k, msa_kern_stream **out, msa_err *err);
+void msa_host_stream_free(msa_kern *k, msa_kern_stream *st);
+msa_rc msa_host_sync(msa_kern *k, msa_kern_stream *st, msa_err *err);
+msa_rc msa_host_copy(msa_kern *k, msa_kern_stream *st, void *dst, const void *src, int64_t bytes,
+                     msa_err *err);
+msa_rc msa_host_cache_store(msa_kern *k, msa_kern_stream *st, const void *qkv, msa_kern_heads h,
+                            int64_t B, const int64_t *row_start, void *const *ck, void *const *cv,
+                            const int64_t *at, msa_err *err);
+msa_rc msa_host_gather(msa_kern *k, msa_kern_stream *st, const float *x, int64_t E,
+                       const int64_t *idx, int64_t R, float *out, msa_err *err);
+msa_rc msa_host_doc_scores(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r,
+                           const float *chunk_scores, int64_t B, int64_t C,
+                           const int64_t *doc_chunk, int64_t N, float weight, bool add, float *out,
+                           msa_err *err);
+msa_rc msa_host_topk_merge(msa_kern *k, msa_kern_stream *st, const float *scores, int64_t B,
+                           int64_t N, const int64_t *ids, const uint8_t *alive, int64_t K,
+                           msa_kern_best *best, msa_err *err);
+msa_rc msa_host_topk_init(msa_kern *k, msa_kern_stream *st, int64_t B, int64_t K,
+                          msa_kern_best *best, msa_err *err);
+/* The processor's name, for info.device. */
+void msa_host_cpu_name(char *out, int64_t cap);
+
+/* ---- the reference (ref*.c) -------------------------------------------------- */
+
+typedef struct msa_ref {
+    msa_kern base;
+    char device[128];
+    double *scores;      /* [max_seq]: attention weights of one query head */
+    int32_t *order;      /* [V]: token ids while sampling */
+} msa_ref;
+
+typedef struct msa_ref_weight {
+    msa_kern_weight base;
+    float w[];           /* [N, K]; rounded to the act type */
+} msa_ref_weight;
+
+msa_rc msa_ref_embed(msa_kern *k, msa_kern_stream *st, const msa_kern_weight *w, const int32_t *ids,
+                     int64_t M, float *x, msa_err *err);
+msa_rc msa_ref_rms_norm(msa_kern *k, msa_kern_stream *st, const float *x, const float *gamma,
+                        float eps, int64_t M, int64_t E, void *out, msa_err *err);
+msa_rc msa_ref_linear(msa_kern *k, msa_kern_stream *st, const msa_kern_weight *w, const void *x,
+                      int64_t M, void *out, msa_linear_mode mode, msa_err *err);
+msa_rc msa_ref_qk_rope(msa_kern *k, msa_kern_stream *st, void *qkv, int64_t M, msa_kern_heads h,
+                       const float *q_gamma, const float *k_gamma, float eps, const int64_t *pos,
+                       double theta, msa_err *err);
+msa_rc msa_ref_swiglu(msa_kern *k, msa_kern_stream *st, const void *gu, int64_t M, int64_t I,
+                      void *out, msa_err *err);
+msa_rc msa_ref_attn_packed(msa_kern *k, msa_kern_stream *st, const void *qkv, int64_t M,
+                           msa_kern_heads h, const int64_t *seq_start, int64_t S, void *out,
+                           msa_err *err);
+msa_rc msa_ref_attn_memory(msa_kern *k, msa_kern_stream *st, const void *q, int64_t q_stride,
+                           msa_kern_heads h, int64_t B, const int64_t *row_start,
+                           const msa_kern_seg *segs, const int64_t *seg_start,
+                           const msa_kern_cache *caches, void *out, msa_err *err);
+msa_rc msa_ref_pool(msa_kern *k, msa_kern_stream *st, const void *x, bool x_f32, int64_t stride,
+                    int64_t col, int64_t W, const msa_kern_chunk *chunks, int64_t C, float *out,
+                    msa_err *err);
+msa_rc msa_ref_unit_heads(msa_kern *k, msa_kern_stream *st, float *x, int64_t R, int64_t heads,
+                          int64_t D, msa_err *err);
+msa_rc msa_ref_convert(msa_kern *k, msa_kern_stream *st, const void *src, msa_dtype from,
+                       int64_t src_stride, void *dst, msa_dtype to, int64_t dst_stride, int64_t n,
+                       int64_t R, msa_err *err);
+msa_rc msa_ref_router_query(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r,
+                            const void *rq, bool rq_f32, int64_t stride, int64_t T, float *out,
+                            msa_err *err);
+msa_rc msa_ref_scan(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r, const float *q,
+                    const int64_t *q_start, int64_t B, const void *rk, msa_dtype rk_dtype,
+                    int64_t stride, int64_t C, float *out, msa_err *err);
+msa_rc msa_ref_sample_tokens(msa_kern *k, msa_kern_stream *st, const float *logits, int64_t B,
+                             int64_t V, const msa_kern_sample *params, int32_t *out, msa_err *err);
+
+#endif
