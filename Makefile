@@ -31,7 +31,7 @@ LIBS := -ljansson -lpcre2-8 -lxxhash -lcrypto -lm
 
 compile = $(CC) -std=gnu11 -pthread $(WARN) $(OPT) -I. -I$(B) -MMD -MP \
           $(call arch,$(1)) $(call EXTRACT_CFLAGS,$(1)) $(CFLAGS) -c $(1) -o $(2)
-link = $(CC) -pthread $(OPT) $(LDFLAGS) -o $@ $^ $(1) $(LIBS)
+link = @echo "  link $@"; $(CC) -pthread $(OPT) $(LDFLAGS) -o $@ $^ $(1) $(LIBS)
 
 members = $(patsubst %.c,$(B)/%.o,$(filter-out %_main.c,$(wildcard $(1)/*.c)))
 lib = $(B)/$(1)/lib.a
@@ -51,19 +51,21 @@ all: $(PROGRAMS)
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
-	$(call compile,$<,$@)
+	@echo "  cc   $<"
+	@$(call compile,$<,$@)
 
 define library
 $(call lib,$(1)): $(call members,$(1))
 	@mkdir -p $$(@D)
 	@rm -f $$@
-	ar rcs $$@ $$^
+	@ar rcs $$@ $$^
 endef
 $(foreach d,$(FOLDERS),$(eval $(call library,$(d))))
 # only what tests and benches share
 $(B)/tests/lib.a: $(patsubst %.c,$(B)/%.o,$(wildcard tests/support_*.c))
 	@rm -f $@
-	ar rcs $@ $^
+	@mkdir -p $(@D)
+	@ar rcs $@ $^
 
 $(B)/msa-batch: $(B)/jobs/batch_main.o $(JOBS_LIBS)
 	$(call link,-ldnnl)
@@ -75,7 +77,7 @@ $(B)/msa-gguf: $(B)/models/gguf_main.o $(MODELS_OBJS)
 	$(call link,-ldnnl)
 
 $(B)/tests/%: $(B)/tests/%.o $(B)/tests/lib.a $(call lib,jobs) $(MODELS_OBJS) $(EXTRACT_OBJS)
-	$(CC) -pthread $(OPT) $(LDFLAGS) -o $@ $< -Wl,--start-group $(filter %.a,$^) -Wl,--end-group \
+	@echo "  link $@"; $(CC) -pthread $(OPT) $(LDFLAGS) -o $@ $< -Wl,--start-group $(filter %.a,$^) -Wl,--end-group \
 	  -lcmocka -ldnnl $(EXTRACT_LIBS) $(LIBS)
 
 # ---- setting up --------------------------------------------------------------
