@@ -54,6 +54,13 @@ $(B)/%.o: %.c
 	@echo "  cc   $<"
 	@$(call compile,$<,$@)
 
+# tables of letters, digits and normal forms, from the Unicode Character Database
+UNICODE_DATA ?= /usr/share/unicode
+$(B)/ingest/unicode_tables.h: ingest/unicode_gen.py
+	@mkdir -p $(@D)
+	@python3 $< $(UNICODE_DATA) > $@.tmp && mv $@.tmp $@
+$(B)/ingest/unicode.o: $(B)/ingest/unicode_tables.h
+
 define library
 $(call lib,$(1)): $(call members,$(1))
 	@mkdir -p $$(@D)
@@ -83,7 +90,7 @@ $(B)/tests/%: $(B)/tests/%.o $(B)/tests/lib.a $(call lib,jobs) $(MODELS_OBJS) $(
 # ---- setting up --------------------------------------------------------------
 
 DEBIAN_PACKAGES := gcc make pkg-config python3 python3-pip xz-utils zip \
-  libjansson-dev libpcre2-dev libicu-dev libxxhash-dev libssl-dev libdnnl-dev liblzma-dev \
+  libjansson-dev libpcre2-dev unicode-data libxxhash-dev libssl-dev libdnnl-dev liblzma-dev \
   libpoppler-glib-dev libarchive-dev libcmocka-dev
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
