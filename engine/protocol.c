@@ -45,7 +45,7 @@ static const field fields[] = {
     {AT(interleave_item), GENERATIVE, "[{id}]. {text}\n", NULL, {"id", "text"}},
     {AT(answer_head), GENERATIVE,
      "<|im_start|>The user's question is: {question}\n<|object_ref_end|>", NULL, {"question"}},
-    {AT(evidence_item), ROUTER, NULL, "[{n}] {text}\n", {"n", "id", "text"}},
+    {AT(evidence_item), ROUTER, NULL, "[{n}] {text}\n", {"n", "text"}},
     {AT(answer_prompt), ROUTER, NULL,
      "<|im_start|>user\n{evidence}\n{question}<|im_end|>\n<|im_start|>assistant\n",
      {"evidence", "question"}},
