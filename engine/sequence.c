@@ -1,0 +1,504 @@
+#include "engine/sequence.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "engine/forward.h"
+#include "engine/scan.h"
+
+/* What one slot attends to in one router layer, and what its routing found. */
+typedef struct memory {
+    msa_kern_seg *segs;     /* [attend], rising document ids */
+    int64_t n_segs;
+    msa_kern_best *routed;  /* [top_k], best first; combined routing: layer 0 alone */
+    int64_t n_routed;
+} memory;
+
+struct msa_seqs {
+    msa_model *model;
+    const msa_bank *bank;
+    msa_scan *scan;
+    msa_seqs_opts o;
+    msa_dtype act, bank_dtype;
+    int64_t kv_row;         /* bytes of one K (or V) row of a cache */
+
+    /* device */
+    msa_forward f;
+    char *cache;            /* [slots, layers, 2, context, G*D] act */
+    char *head;             /* [layers, 2, n_head, G*D] act */
+    void *router_q;         /* [rows, H*D] act: router projections, decoupled models only */
+    float *queries;         /* [n_router or 1, rows, route_width] prepared router queries */
+    float *gathered;        /* [slots, E] */
+    void *normed;           /* [slots, E] act */
+    float *logits;          /* [slots, V] */
+
+    /* host */
+    memory *mem;            /* [slots, n_router] */
+    msa_kern_seg *seg_pool; /* what mem points into */
+    msa_kern_best *best_pool;
+    msa_kern_best *best;    /* [slots, top_k] of one scan */
+    int64_t *docs;          /* [attend] scratch of sorting */
+    int32_t *ids;           /* [rows] */
+    int64_t *pos;           /* [rows] */
+    int64_t *row_start;     /* [slots + 1] */
+    int64_t *seg_start;     /* [slots + 1] */
+    int64_t *q_start;       /* [slots + 1] */
+    int64_t *at;            /* [slots] */
+    int64_t *last;          /* [slots] rows whose logits are wanted */
+    const msa_seq_rows **order; /* [slots] */
+    void **ck, **cv;        /* [slots] */
+    msa_kern_cache *caches; /* [slots] */
+    msa_kern_seg *segs;     /* [slots * (attend + 1)] of one layer */
+    int64_t n_logits;
+};
+
+/* ---- life --------------------------------------------------------------------- */
+
+static msa_rc device(msa_seqs *s, int64_t a, int64_t b, int64_t size, void *out, msa_err *err)
+{
+    int64_t bytes;
+    if (!msa_mul(a, b, &bytes) || !msa_mul(bytes, size, &bytes))
+        return msa_err_set(err, MSA_FAILED, MSA_E_CONFIG, "memory for %lld sequences overflows",
+                           (long long)s->o.slots);
+    return msa_kern_alloc(s->model->kern, bytes ? bytes : 1, MSA_MEM_DEVICE, out, err);
+}
+
+static msa_rc alloc_device(msa_seqs *s, msa_err *err)
+{
+    const msa_config *c = &s->model->config;
+    const int64_t act = msa_dtype_bytes(s->act), slots = s->o.slots, rows = s->o.rows;
+    int64_t per_slot;
+    if (!msa_mul(2 * c->n_layers, s->kv_row, &per_slot) ||
+        !msa_mul(per_slot, s->o.context, &per_slot))
+        return msa_err_set(err, MSA_FAILED, MSA_E_CONFIG, "a context of %lld tokens overflows",
+                           (long long)s->o.context);
+    int64_t width = msa_kern_route_width(&c->route) * (s->o.combined ? c->n_router : 1);
+    msa_rc rc = msa_forward_new(s->model, rows, &s->f, err);
+    if (rc >= 0)
+        rc = device(s, slots, per_slot, 1, &s->cache, err);
+    if (rc >= 0)
+        rc = device(s, s->o.n_head, 2 * c->n_layers, s->kv_row, &s->head, err);
+    if (rc >= 0 && c->decoupled)
+        rc = device(s, rows, c->H * c->D, act, &s->router_q, err);
+    if (rc >= 0)
+        rc = device(s, rows, width, sizeof *s->queries, &s->queries, err);
+    if (rc >= 0)
+        rc = device(s, slots, c->E, sizeof *s->gathered, &s->gathered, err);
+    if (rc >= 0)
+        rc = device(s, slots, c->E, act, &s->normed, err);
+    if (rc >= 0)
+        rc = device(s, slots, c->V, sizeof *s->logits, &s->logits, err);
+    return rc;
+}
+
+static msa_rc alloc_host(msa_seqs *s, msa_err *err)
+{
+    const int64_t slots = s->o.slots, R = s->model->config.n_router;
+    const int64_t layers = s->o.combined ? 1 : R; /* that have a list of their own */
+    int64_t n_lists, n_routed, n_attend, n_segs;
+    if (!msa_mul(slots, s->o.top_k, &n_lists) || !msa_mul(layers, n_lists, &n_routed) ||
+        !msa_mul(slots * R, s->o.attend, &n_attend) || !msa_mul(slots, s->o.attend + 1, &n_segs))
+        return msa_err_nomem(err, "active sequences");
+    s->mem = msa_calloc(slots * R, sizeof *s->mem);
+    s->seg_pool = msa_calloc(n_attend, sizeof *s->seg_pool);
+    s->best_pool = msa_calloc(n_routed, sizeof *s->best_pool);
+    s->best = msa_calloc(n_lists, sizeof *s->best);
+    s->docs = msa_calloc(s->o.attend, sizeof *s->docs);
+    s->ids = msa_calloc(s->o.rows, sizeof *s->ids);
+    s->pos = msa_calloc(s->o.rows, sizeof *s->pos);
+    s->row_start = msa_calloc(slots + 1, sizeof *s->row_start);
+    s->seg_start = msa_calloc(slots + 1, sizeof *s->seg_start);
+    s->q_start = msa_calloc(slots + 1, sizeof *s->q_start);
+    s->at = msa_calloc(slots, sizeof *s->at);
+    s->last = msa_calloc(slots, sizeof *s->last);
+    s->order = msa_calloc(slots, sizeof *s->order);
+    s->ck = msa_calloc(slots, sizeof *s->ck);
+    s->cv = msa_calloc(slots, sizeof *s->cv);
+    s->caches = msa_calloc(slots, sizeof *s->caches);
+    s->segs = msa_calloc(n_segs, sizeof *s->segs);
+    if (!s->mem || !s->seg_pool || !s->best_pool || !s->best || !s->docs || !s->ids || !s->pos ||
+        !s->row_start || !s->seg_start || !s->q_start || !s->at || !s->last || !s->order || !s->ck ||
+        !s->cv || !s->caches || !s->segs)
+        return msa_err_nomem(err, "active sequences");
+    for (int64_t i = 0; i < slots * R; i++) {
+        s->mem[i].segs = s->seg_pool + i * s->o.attend;
+        s->mem[i].routed = s->o.combined && i % R ? NULL : s->best_pool + i / (R / layers) * s->o.top_k;
+    }
+    return MSA_OK;
+}
+
+/* The template head: one sequence of its own, positions from 0, its keys and
+ * values kept for every layer. */
+static msa_rc run_head(msa_seqs *s, const int32_t *ids, msa_err *err)
+{
+    const int64_t n = s->o.n_head, seq[2] = {0, n}, zero = 0;
+    const msa_kern_heads h = msa_config_heads(&s->model->config);
+    msa_kern *k = s->model->kern;
+    if (n == 0)
+        return MSA_OK;
+    for (int64_t i = 0; i < n; i++)
+        s->pos[i] = i;
+    msa_rc rc = msa_forward_embed(s->model, &s->f, ids, s->pos, n, err);
+    for (int64_t i = 0; rc >= 0 && i < s->model->config.n_layers; i++) {
+        const msa_layer *l = &s->model->layers[i];
+        const void *ck, *cv;
+        msa_seqs_head(s, i, &ck, &cv);
+        void *to_k = (void *)ck, *to_v = (void *)cv;
+        rc = msa_forward_project(s->model, l, &s->f, n, err);
+        if (rc >= 0)
+            rc = msa_kern_cache_store(k, NULL, s->f.qkv, h, 1, seq, &to_k, &to_v, &zero, err);
+        if (rc >= 0)
+            rc = msa_kern_attn_packed(k, NULL, s->f.qkv, n, h, seq, 1, s->f.att, err);
+        if (rc >= 0)
+            rc = msa_forward_finish(s->model, l, &s->f, n, err);
+    }
+    return rc;
+}
+
+msa_rc msa_seqs_new(msa_model *m, const msa_bank *b, const msa_seqs_opts *opts, msa_seqs **out,
+                    msa_err *err)
+{
+    *out = NULL;
+    const msa_config *c = &m->config;
+    if (opts->slots < 1 || opts->context < 1 || opts->rows < opts->context || opts->n_head < 0 ||
+        opts->n_head > opts->rows || opts->top_k < 1 || opts->attend < 0 ||
+        (!opts->combined && opts->attend < opts->top_k))
+        return msa_err_set(err, MSA_FATAL, MSA_E_INTERNAL, "active sequences: shapes out of range");
+    msa_seqs *s = msa_calloc(1, sizeof *s);
+    if (!s)
+        return msa_err_nomem(err, "active sequences");
+    msa_kern_info info;
+    msa_kern_info_get(m->kern, &info);
+    s->model = m;
+    s->bank = b;
+    s->o = *opts;
+    s->o.head = NULL;
+    s->act = info.act;
+    s->bank_dtype = msa_bank_dtype(b);
+    s->kv_row = c->G * c->D * msa_dtype_bytes(s->act);
+
+    msa_kern_shape shape = {.rows = opts->rows, .E = c->E, .H = c->H, .G = c->G, .D = c->D,
+                            .I = c->I, .V = c->V};
+    msa_rc rc = MSA_OK;
+    if (!msa_mul(opts->attend, msa_scan_longest_doc(b), &shape.max_seq) ||
+        !msa_add(shape.max_seq, opts->n_head, &shape.max_seq) ||
+        !msa_add(shape.max_seq, opts->context, &shape.max_seq))
+        rc = msa_err_set(err, MSA_FAILED, MSA_E_CONFIG, "keys of one sequence overflow");
+    if (rc >= 0)
+        rc = msa_kern_reserve(m->kern, &shape, false, NULL, err);
+    if (rc >= 0)
+        rc = msa_scan_new(m, b, &(msa_scan_opts){opts->slots, opts->rows, opts->top_k}, &s->scan, err);
+    if (rc >= 0)
+        rc = alloc_device(s, err);
+    if (rc >= 0)
+        rc = alloc_host(s, err);
+    if (rc >= 0)
+        rc = run_head(s, opts->head, err);
+    if (rc < 0) {
+        msa_seqs_free(s);
+        return rc;
+    }
+    *out = s;
+    return MSA_OK;
+}
+
+void msa_seqs_free(msa_seqs *s)
+{
+    if (!s)
+        return;
+    void *dev[] = {s->cache, s->head, s->router_q, s->queries, s->gathered, s->normed, s->logits};
+    for (size_t i = 0; i < sizeof dev / sizeof *dev; i++)
+        msa_kern_free(s->model->kern, dev[i], MSA_MEM_DEVICE);
+    msa_forward_free(s->model, &s->f);
+    msa_scan_free(s->scan);
+    void *host[] = {s->mem, s->seg_pool, s->best_pool, s->best, s->docs, s->ids, s->pos,
+                    s->row_start, s->seg_start, s->q_start, s->at, s->last, s->order, s->ck, s->cv,
+                    s->caches, s->segs};
+    for (size_t i = 0; i < sizeof host / sizeof *host; i++)
+        free(host[i]);
+    free(s);
+}
+
+/* ---- what a slot remembers ------------------------------------------------------ */
+
+static memory *memory_of(const msa_seqs *s, int64_t slot, int64_t router)
+{
+    return &s->mem[slot * s->model->config.n_router + router];
+}
+
+static int by_id(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Points m at the rows of docs [n] in a router layer; docs are sorted in place,
+ * so that segments stand in the order of the bank. */
+static void set_segments(msa_seqs *s, memory *m, int64_t router, int64_t *docs, int64_t n)
+{
+    const int64_t W = s->model->config.G * s->model->config.D;
+    const int64_t size = msa_dtype_bytes(s->bank_dtype);
+    qsort(docs, (size_t)n, sizeof *docs, by_id);
+    m->n_segs = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t extent, chunk, count;
+        if (!msa_bank_find(s->bank, docs[i], &extent, &chunk, &count))
+            continue;
+        msa_bank_extent e;
+        msa_bank_extent_get(s->bank, extent, &e);
+        const char *kv = (const char *)e.kv[router] + chunk * 2 * W * size;
+        m->segs[m->n_segs++] = (msa_kern_seg){.k = kv, .v = kv + W * size, .n_rows = count,
+                                              .stride = 2 * W, .dtype = s->bank_dtype};
+    }
+}
+
+/* Takes one best list of a scan over as the slot's. */
+static void set_routed(memory *m, const msa_kern_best *best, int64_t K)
+{
+    m->n_routed = 0;
+    while (m->n_routed < K && best[m->n_routed].doc >= 0) {
+        m->routed[m->n_routed] = best[m->n_routed];
+        m->n_routed++;
+    }
+}
+
+const msa_kern_best *msa_seqs_routed(const msa_seqs *s, int64_t slot, int64_t router, int64_t *n)
+{
+    const memory *m = memory_of(s, slot, router);
+    *n = m->n_routed;
+    return m->routed;
+}
+
+void msa_seqs_attend(msa_seqs *s, int64_t slot, const int64_t *docs, int64_t n)
+{
+    for (int64_t r = 0; r < s->model->config.n_router; r++) {
+        if (n > 0)
+            memcpy(s->docs, docs, (size_t)n * sizeof *docs);
+        set_segments(s, memory_of(s, slot, r), r, s->docs, n);
+    }
+}
+
+void msa_seqs_head(const msa_seqs *s, int64_t layer, const void **k, const void **v)
+{
+    const char *p = s->head + layer * 2 * s->o.n_head * s->kv_row;
+    *k = p;
+    *v = p + s->o.n_head * s->kv_row;
+}
+
+/* ---- one pass ------------------------------------------------------------------- */
+
+/* The rows of a pass stand in this order: LAYERS, NONE, COMBINED. What routes is
+ * one run of rows that way, and what combines falls away behind the last router
+ * layer, where nothing needs it any more. */
+typedef struct pass {
+    int64_t n, M;             /* sequences and rows still in it */
+    int64_t n_layers, n_keep; /* sequences: 0 .. n_layers-1 route per layer, those from n_keep combine */
+    int64_t M_keep;           /* rows of sequences that do not combine */
+} pass;
+
+static msa_rc plan(msa_seqs *s, const msa_seq_rows *items, int64_t n, pass *p, msa_err *err)
+{
+    static const msa_routing orders[] = {MSA_ROUTING_LAYERS, MSA_ROUTING_NONE, MSA_ROUTING_COMBINED};
+    *p = (pass){0};
+    if (n > s->o.slots)
+        return msa_err_set(err, MSA_FATAL, MSA_E_INTERNAL, "a pass of %lld sequences where %lld are "
+                           "reserved", (long long)n, (long long)s->o.slots);
+    for (int o = 0; o < 3; o++) {
+        if (orders[o] == MSA_ROUTING_COMBINED)
+            p->n_keep = p->n, p->M_keep = p->M;
+        for (int64_t i = 0; i < n; i++) {
+            const msa_seq_rows *r = &items[i];
+            if (r->routing != orders[o])
+                continue;
+            bool routes = r->routing != MSA_ROUTING_NONE;
+            if (r->slot < 0 || r->slot >= s->o.slots || r->n < 1 || r->at < 0 ||
+                r->n > s->o.context - r->at || r->n > s->o.rows - p->M || r->pos < 0 ||
+                (routes && (r->n_route < 1 || r->top_k < 1 || r->top_k > s->o.top_k)) ||
+                (routes && s->o.combined != (r->routing == MSA_ROUTING_COMBINED)) ||
+                (r->routing == MSA_ROUTING_COMBINED && r->logits))
+                return msa_err_set(err, MSA_FATAL, MSA_E_INTERNAL, "rows of a sequence out of range");
+            for (int64_t j = 0; routes && j < r->n_route; j++)
+                if (r->route[j].from < (j ? r->route[j - 1].to : 0) ||
+                    r->route[j].to <= r->route[j].from || r->route[j].to > r->n)
+                    return msa_err_set(err, MSA_FATAL, MSA_E_INTERNAL, "routing rows out of range");
+            s->row_start[p->n] = p->M;
+            s->at[p->n] = r->at;
+            s->order[p->n++] = r;
+            memcpy(s->ids + p->M, r->ids, (size_t)r->n * sizeof *r->ids);
+            for (int64_t j = 0; j < r->n; j++)
+                s->pos[p->M + j] = r->pos + j;
+            p->M += r->n;
+        }
+        if (orders[o] == MSA_ROUTING_LAYERS)
+            p->n_layers = p->n;
+    }
+    s->row_start[p->n] = p->M;
+    return MSA_OK;
+}
+
+/* Prepares the router queries of sequences first .. last-1 into q [T, width] and
+ * fills q_start. */
+static msa_rc router_queries(msa_seqs *s, const msa_layer *l, int64_t first, int64_t last, float *q,
+                             msa_err *err)
+{
+    const msa_config *c = &s->model->config;
+    msa_kern *k = s->model->kern;
+    const int64_t act = msa_dtype_bytes(s->act), width = msa_kern_route_width(&c->route);
+    const int64_t base = s->row_start[first];
+    const char *rq = s->f.qkv;
+    int64_t stride = (c->H + 2 * c->G) * c->D, zero = 0;
+    msa_rc rc = MSA_OK;
+    if (c->decoupled) {
+        /* one product over all rows of these sequences; the few that do not
+         * route cost less than a product for each span */
+        rc = msa_kern_linear(k, NULL, l->router_q, (const char *)s->f.xn + base * c->E * act,
+                             s->row_start[last] - base, s->router_q, MSA_LINEAR_ACT, err);
+        rq = s->router_q;
+        stride = c->H * c->D;
+        zero = base;
+    }
+    int64_t T = 0;
+    for (int64_t i = first; rc >= 0 && i < last; i++) {
+        const msa_seq_rows *r = s->order[i];
+        s->q_start[i - first] = T;
+        for (int64_t j = 0; rc >= 0 && j < r->n_route; j++) {
+            int64_t row = s->row_start[i] + r->route[j].from - zero;
+            int64_t n = r->route[j].to - r->route[j].from;
+            rc = msa_kern_router_query(k, NULL, &c->route, rq + row * stride * act, false, stride, n,
+                                       q + T * width, err);
+            T += n;
+        }
+    }
+    s->q_start[last - first] = T;
+    return rc;
+}
+
+/* Scans for sequences first .. last-1; their lists land in s->best [B, *K]. */
+static msa_rc scan(msa_seqs *s, const int64_t *layers, int64_t n, const float *const *q,
+                   const double *weights, int64_t first, int64_t last, int64_t *K, msa_err *err)
+{
+    *K = 0;
+    for (int64_t i = first; i < last; i++)
+        *K = s->order[i]->top_k > *K ? s->order[i]->top_k : *K;
+    return msa_scan_run(s->scan, layers, n, q, weights, s->q_start, last - first, *K, s->best, err);
+}
+
+/* A router layer of sequences that choose documents layer by layer. */
+static msa_rc route_layer(msa_seqs *s, const pass *p, const msa_layer *l, msa_err *err)
+{
+    const double one = 1;
+    const float *q = s->queries;
+    int64_t K;
+    msa_rc rc = router_queries(s, l, 0, p->n_layers, s->queries, err);
+    if (rc >= 0)
+        rc = scan(s, &l->router, 1, &q, &one, 0, p->n_layers, &K, err);
+    for (int64_t i = 0; rc >= 0 && i < p->n_layers; i++) {
+        memory *m = memory_of(s, s->order[i]->slot, l->router);
+        set_routed(m, s->best + i * K, s->order[i]->top_k);
+        for (int64_t j = 0; j < m->n_routed; j++)
+            s->docs[j] = m->routed[j].doc;
+        set_segments(s, m, l->router, s->docs, m->n_routed);
+    }
+    return rc;
+}
+
+static msa_rc route_combined(msa_seqs *s, const pass *p, msa_err *err)
+{
+    const msa_config *c = &s->model->config;
+    const int64_t width = msa_kern_route_width(&c->route);
+    int64_t layers[256], K;
+    const float *q[256];
+    for (int64_t r = 0; r < c->n_router; r++) {
+        layers[r] = r;
+        q[r] = s->queries + r * s->o.rows * width;
+    }
+    msa_rc rc = scan(s, layers, c->n_router, q, s->order[p->n_keep]->weights, p->n_keep, p->n, &K, err);
+    for (int64_t i = p->n_keep; rc >= 0 && i < p->n; i++)
+        set_routed(memory_of(s, s->order[i]->slot, 0), s->best + (i - p->n_keep) * K,
+                   s->order[i]->top_k);
+    return rc;
+}
+
+static msa_rc attend(msa_seqs *s, const pass *p, int64_t layer, msa_err *err)
+{
+    const msa_config *c = &s->model->config;
+    const msa_layer *l = &s->model->layers[layer];
+    const msa_kern_heads h = msa_config_heads(c);
+    const int64_t W = c->G * c->D, half = s->o.context * s->kv_row;
+    int64_t n_segs = 0;
+    const void *hk, *hv;
+    msa_seqs_head(s, layer, &hk, &hv);
+    for (int64_t i = 0; i < p->n; i++) {
+        const msa_seq_rows *r = s->order[i];
+        char *base = s->cache + (r->slot * c->n_layers + layer) * 2 * half;
+        s->ck[i] = base;
+        s->cv[i] = base + half;
+        s->caches[i] = (msa_kern_cache){base, base + half, r->at + r->n};
+        s->seg_start[i] = n_segs;
+        if (r->head && s->o.n_head > 0)
+            s->segs[n_segs++] = (msa_kern_seg){hk, hv, s->o.n_head, W, s->act};
+        if (l->router >= 0 && r->routing != MSA_ROUTING_COMBINED) {
+            const memory *m = memory_of(s, r->slot, l->router);
+            memcpy(s->segs + n_segs, m->segs, (size_t)m->n_segs * sizeof *m->segs);
+            n_segs += m->n_segs;
+        }
+    }
+    s->seg_start[p->n] = n_segs;
+    msa_rc rc = msa_kern_cache_store(s->model->kern, NULL, s->f.qkv, h, p->n, s->row_start, s->ck,
+                                     s->cv, s->at, err);
+    if (rc >= 0)
+        rc = msa_kern_attn_memory(s->model->kern, NULL, s->f.qkv, (c->H + 2 * c->G) * c->D, h, p->n,
+                                  s->row_start, s->segs, s->seg_start, s->caches, s->f.att, err);
+    return rc;
+}
+
+msa_rc msa_seqs_run(msa_seqs *s, const msa_seq_rows *items, int64_t n, msa_err *err)
+{
+    const msa_config *c = &s->model->config;
+    const int64_t width = msa_kern_route_width(&c->route);
+    pass p;
+    s->n_logits = 0;
+    msa_rc rc = plan(s, items, n, &p, err);
+    if (rc < 0 || n == 0)
+        return rc;
+    rc = msa_forward_embed(s->model, &s->f, s->ids, s->pos, p.M, err);
+    for (int64_t i = 0; rc >= 0 && p.n > 0 && i < c->n_layers; i++) {
+        const msa_layer *l = &s->model->layers[i];
+        rc = msa_forward_project(s->model, l, &s->f, p.M, err);
+        if (rc >= 0 && l->router >= 0 && p.n_layers > 0)
+            rc = route_layer(s, &p, l, err);
+        if (rc >= 0 && l->router >= 0 && p.n_keep < p.n)
+            rc = router_queries(s, l, p.n_keep, p.n, s->queries + l->router * s->o.rows * width, err);
+        if (rc >= 0 && l->router == c->n_router - 1 && p.n_keep < p.n) {
+            rc = route_combined(s, &p, err);
+            p.n = p.n_keep;
+            p.M = p.M_keep;
+        }
+        if (rc >= 0 && p.n > 0)
+            rc = attend(s, &p, i, err);
+        if (rc >= 0 && p.n > 0)
+            rc = msa_forward_finish(s->model, l, &s->f, p.M, err);
+    }
+    if (rc < 0)
+        return rc;
+    /* logits in the order of the caller's rows, not of the pass */
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; items[i].logits && j < p.n; j++)
+            if (s->order[j] == &items[i])
+                s->last[s->n_logits++] = s->row_start[j + 1] - 1;
+    return msa_forward_logits(s->model, &s->f, s->last, s->n_logits, s->gathered, s->normed,
+                              s->logits, err);
+}
+
+const float *msa_seqs_logits(const msa_seqs *s, int64_t *n)
+{
+    *n = s->n_logits;
+    return s->logits;
+}
+
+msa_rc msa_seqs_sample(msa_seqs *s, const msa_kern_sample *params, int32_t *out, msa_err *err)
+{
+    return msa_kern_sample_tokens(s->model->kern, NULL, s->logits, s->n_logits, s->model->config.V,
+                                  params, out, err);
+}
