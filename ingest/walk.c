@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "ingest/frame.h"
 #include "ingest/utf8_internal.h"
 
 /* ---- globs -------------------------------------------------------------------- */
@@ -150,23 +151,6 @@ static bool excluded_folder(const msa_source *s, const char *below)
     return hit;
 }
 
-/* ---- names -------------------------------------------------------------------- */
-
-void msa_walk_display(const char *name, int64_t n, msa_buf *out)
-{
-    for (int64_t i = 0; i < n;) {
-        uint32_t c;
-        int len = msa_utf8_next(name + i, n - i, &c);
-        if (len > 0 && c >= 0x20 && (c < 0x7f || c > 0x9f)) {
-            msa_buf_put(out, name + i, len);
-            i += len;
-        } else {
-            for (int64_t end = i + (len > 0 ? len : 1); i < end; i++)
-                msa_buf_printf(out, "%%%02X", (unsigned char)name[i]);
-        }
-    }
-}
-
 /* ---- folders ------------------------------------------------------------------ */
 
 typedef struct walker {
@@ -183,6 +167,11 @@ typedef struct inside {
     ino_t ino;
 } inside;
 
+static const char *keep(msa_walk *k, const char *s)
+{
+    return msa_arena_strndup(k->arena, s, (int64_t)strlen(s));
+}
+
 static msa_rc add_entry(walker *w, const char *below, const char *open_path, msa_walk_entry e)
 {
     msa_walk *k = w->walk;
@@ -195,18 +184,16 @@ static msa_rc add_entry(walker *w, const char *below, const char *open_path, msa
         w->cap = cap;
     }
     char *key = *below ? msa_file_join(w->s->path, below) : msa_strdup(w->s->path);
-    msa_buf display = {0};
-    if (key)
-        msa_walk_display(key, (int64_t)strlen(key), &display);
+    char *display = key ? msa_display_name(key, (int64_t)strlen(key)) : NULL;
     e.source = w->source;
-    e.key = key ? msa_arena_strndup(k->arena, key, (int64_t)strlen(key)) : NULL;
-    e.display = display.data ? msa_arena_strndup(k->arena, display.data, display.len) : e.key;
-    e.open_path = msa_arena_strndup(k->arena, open_path, (int64_t)strlen(open_path));
-    bool ok = e.key && e.display && e.open_path && !display.oom;
+    e.key = key ? keep(k, key) : NULL;
+    e.display = display ? keep(k, display) : NULL;
+    e.open_path = keep(k, open_path);
+    bool ok = e.key && e.display && e.open_path;
     if (ok)
         k->entries[k->n++] = e;
     free(key);
-    msa_buf_free(&display);
+    free(display);
     return ok ? MSA_OK : msa_err_nomem(w->err, "list of files");
 }
 

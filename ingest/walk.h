@@ -25,7 +25,7 @@ typedef struct msa_walk_entry {
     msa_walk_kind kind;
     int64_t source;          /* index of the source it was found in */
     const char *key;         /* source.path and the path below it: raw bytes */
-    const char *display;     /* key as UTF-8; other bytes and control bytes as %XX */
+    const char *display;     /* key as msa_display_name writes it */
     const char *open_path;   /* what open(2) takes */
     bool folder;             /* ERROR: all that lies below is unknown */
     bool is_source;          /* the source itself, which may be a link */
@@ -56,9 +56,5 @@ void msa_walk_free(msa_walk *w);
  *   \c     c itself
  * A leading '.' needs no special treatment. Time is O(|glob| * |path|^2) at worst. */
 bool msa_glob_match(const char *glob, const char *path);
-
-/* A name as UTF-8 that prints on one line: control bytes and bytes that are not
- * UTF-8 become %XX. Appends to out. */
-void msa_walk_display(const char *name, int64_t n, msa_buf *out);
 
 #endif
