@@ -28,8 +28,11 @@ int64_t msa_tokenizer_vocab(const msa_tokenizer *t); /* highest id + 1, added to
 const char *msa_tokenizer_sha256(const msa_tokenizer *t); /* of the file */
 
 typedef enum msa_token_mode {
-    MSA_TOKENS_PLAIN,   /* added and special tokens are ordinary text: documents and questions */
-    MSA_TOKENS_SPECIAL  /* they are recognised: templates only */
+    MSA_TOKENS_PLAIN,   /* special tokens are ordinary text, as with the library's
+                         * encode_special_tokens; added tokens that the file does not
+                         * call special (Qwen3's <think>) are still recognised */
+    MSA_TOKENS_SPECIAL, /* all added tokens are recognised: templates only */
+    MSA_TOKENS_LITERAL  /* no added token is recognised */
 } msa_token_mode;
 
 /* A growable list of ids; {0} is empty. start[i], end[i]: the bytes of the
