@@ -145,7 +145,7 @@ typedef msa_rc msa_next_doc(void *user, msa_doc_tokens *out, msa_err *err);
 
 typedef struct msa_prefill_opts {
     int64_t extent_chunks;     /* an extent closes before it would exceed this; 0: 2048 */
-    atomic_int *stop;          /* not 0: finish the extent in flight and return MSA_END */
+    atomic_int *stop;          /* 1: finish the extent in flight and return MSA_END; 2: drop it and return */
     void (*progress)(void *user, int64_t docs, int64_t tokens);
     void *user;
 } msa_prefill_opts;
@@ -158,7 +158,10 @@ typedef struct msa_prefill_stat {
  * extents. What a document's rows hold depends on its own tokens alone, and
  * where extents end on the sequence of documents alone, so that a killed and
  * repeated prefill gives the same bytes. A document longer than the model's
- * positions is MSA_FATAL: ingest cuts passages far below. */
+ * positions is MSA_FATAL: ingest cuts passages far below. An empty document or a
+ * token outside the vocabulary is MSA_FAILED, MSA_E_DATA, with the document in
+ * err; after any error the bank holds the extents that stat counts. opts and
+ * stat may be NULL. */
 msa_rc msa_prefill_run(msa_model *m, msa_bank *b, msa_next_doc *next, void *user,
                        const msa_prefill_opts *opts, msa_prefill_stat *stat, msa_err *err);
 
@@ -255,8 +258,11 @@ typedef struct msa_plan {
     int64_t content_bytes;         /* K and V: host tier or mapped file */
     int64_t bank_file_bytes;       /* on disk */
     int64_t scratch_bytes;         /* device: activations, caches, scan */
+    int64_t staging_bytes;         /* pinned host memory: the extent being prefilled */
 } msa_plan;
-/* Allocates nothing. MSA_FAILED, MSA_E_CONFIG when a product overflows. */
+/* Allocates nothing. Scratch is that of prefill or of answering, whichever is
+ * more: they do not run at the same time. max_batch and max_context 0: those of
+ * msa_answerer_opts. MSA_FAILED, MSA_E_CONFIG when a product overflows. */
 msa_rc msa_engine_plan(msa_kern *k, const msa_plan_in *in, msa_plan *out, msa_err *err);
 
 #endif

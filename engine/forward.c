@@ -12,6 +12,17 @@ static msa_rc tensor(msa_model *m, int64_t rows, int64_t columns, int64_t size, 
     return msa_kern_alloc(m->kern, bytes, MSA_MEM_DEVICE, out, err);
 }
 
+bool msa_forward_bytes(const msa_config *c, msa_dtype act, int64_t rows, int64_t *bytes)
+{
+    /* a model's own dimensions were multiplied when its weights were read */
+    const int64_t columns = c->E + (2 * c->H + 2 * c->G) * c->D + 3 * c->I;
+    int64_t row;
+    return msa_mul(columns, msa_dtype_bytes(act), &row) &&
+           msa_add(row, c->E * (int64_t)sizeof(float) + (int64_t)sizeof(int32_t) +
+                            (int64_t)sizeof(int64_t), &row) &&
+           msa_mul(row, rows, bytes);
+}
+
 msa_rc msa_forward_new(msa_model *m, int64_t rows, msa_forward *f, msa_err *err)
 {
     const msa_config *c = &m->config;

@@ -21,6 +21,8 @@ typedef struct msa_forward {
 /* Allocates, and reserves the kernels' scratch for `rows` rows of this model;
  * max_seq and the shapes of routing are the caller's to reserve. */
 msa_rc msa_forward_new(msa_model *m, int64_t rows, msa_forward *f, msa_err *err);
+/* What that allocates, without the kernels' scratch; false when it overflows. */
+bool msa_forward_bytes(const msa_config *c, msa_dtype act, int64_t rows, int64_t *bytes);
 void msa_forward_free(msa_model *m, msa_forward *f);
 
 /* x = embeddings of ids [M] (host, each checked against the vocabulary:
