@@ -9,6 +9,7 @@
 #include "base/mem.h"
 
 static const msa_kern_backend backends[] = {
+    {"cpu", msa_cpu_open},
     {"ref", msa_ref_open},
 };
 #define N_BACKENDS ((int)(sizeof backends / sizeof *backends))
@@ -105,7 +106,7 @@ const char *msa_dtype_name(msa_dtype t)
 
 const char *const *msa_kern_names(void)
 {
-    static const char *const names[] = {"ref", NULL};
+    static const char *const names[] = {"cpu", "ref", NULL};
     return names;
 }
 

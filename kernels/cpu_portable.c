@@ -1,0 +1,3 @@
+/* The templates for any processor. */
+#define CPU_CODE portable
+#include "kernels/cpu_code.h"
