@@ -1,0 +1,59 @@
+/* manifest.jsonl: one line for every input file and, behind its file, one for
+ * every member, each with exactly one outcome.
+ *
+ *   path          display path; members FILE!/MEMBER!/MEMBER
+ *   outcome       indexed | partial | duplicate_of | excluded | failed
+ *   type          format by content, when it was looked at
+ *   bytes, sha256 of the file or member, when they were read to the end
+ *   docs, first_doc, last_doc   of the file or member itself; a file's docs count
+ *                 those of its members too
+ *   stage, code, reason, next_step   why it is not indexed, and what to do
+ *   warnings      [{code, message, page, line, byte, count}], at most 32;
+ *                 warnings_more counts the rest
+ *   duplicate_of  path of the first file or member with the same content
+ *   members       how many lines of members follow (files)
+ *   ordinal       place in its archive, from 0 (members) */
+#ifndef MSA_INGEST_MANIFEST_H
+#define MSA_INGEST_MANIFEST_H
+
+#include <jansson.h>
+
+#include "ingest/corpus_internal.h"
+
+#define MSA_MANIFEST_NAME "manifest.jsonl"
+
+/* Absent: NULL strings, negative numbers. */
+typedef struct msa_manifest_entry {
+    const char *path;
+    msa_corpus_outcome outcome;
+    const char *type;
+    int64_t bytes;
+    const char *sha256;
+    int64_t docs, first_doc, last_doc;
+    const char *stage, *code, *reason;
+    json_t *warnings;      /* borrowed array, or NULL */
+    int64_t warnings_more;
+    const char *duplicate_of;
+    int64_t members, ordinal;
+} msa_manifest_entry;
+
+/* The line without its newline, to be freed; NULL when out of memory. next_step
+ * follows from the code. */
+char *msa_manifest_line(const msa_manifest_entry *e);
+
+/* A line that the corpus does not hold, or a word about one that it does: key
+ * names the file. entry: the whole line; note: a warning about the file, whose
+ * documents are those of an earlier state. Exactly one of the two is set. */
+typedef struct msa_manifest_extra {
+    const char *key;
+    msa_corpus_outcome outcome;  /* of entry */
+    char *entry;
+    json_t *note;
+} msa_manifest_extra;
+
+/* Writes the manifest of a store from its corpus and the extras (sorted here by
+ * key) and counts both over the same lines: fills files, members, docs, tokens. */
+msa_rc msa_manifest_write(const char *store, const msa_corpus *c, msa_manifest_extra *extras,
+                          int64_t n_extras, msa_ingest_counts *counts, msa_err *err);
+
+#endif
