@@ -269,21 +269,18 @@ msa_rc msa_answer_text(const msa_tokenizer *t, const int32_t *ids, int64_t n, ms
     for (int64_t i = 0; i < n; i++)
         msa_generated_bytes(t, ids[i], false, &raw);
     const unsigned char *s = (const unsigned char *)raw.data;
-    int64_t from = 0, to = raw.len;
-    while (from < to && blank(s[from]))
-        from++;
-    while (to > from && blank(s[to - 1]))
-        to--;
-    while (from < to) {
-        int64_t len = character(s + from, to - from);
+    const int64_t start = out->len;
+    for (int64_t i = 0, len; i < raw.len; i += len ? len : 1) {
+        len = character(s + i, raw.len - i);
         if (len < 0)
             break;
         if (len == 0)
             msa_buf_puts(out, "\xef\xbf\xbd");
-        else
-            msa_buf_put(out, s + from, len);
-        from += len ? len : 1;
+        else if (len > 1 || !blank(s[i]) || out->len > start)
+            msa_buf_put(out, s + i, len);
     }
+    while (out->len > start && blank((unsigned char)out->data[out->len - 1]))
+        shorten(out, out->len - 1);
     msa_buf_put(out, "", 0);
     bool oom = raw.oom || out->oom;
     msa_buf_free(&raw);

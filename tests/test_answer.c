@@ -1,0 +1,539 @@
+/* Questions and answers: what a question gets does not depend on its company,
+ * limits are outcomes, one bad question costs only itself, rounds follow the
+ * protocol. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "tests/support_answer.h"
+#include "tests/support_model.h"
+
+static msa_question question(const char *text)
+{
+    return (msa_question){.text = text, .n = (int64_t)strlen(text), .max_tokens = 12, .top_p = 1,
+                          .seed = 1};
+}
+
+/* One question with one answer. */
+static void ask(msa_test_world *w, msa_question q, int64_t context, msa_test_answer *out)
+{
+    msa_test_ask(w, &(msa_answerer_opts){.max_batch = 1, .max_context = context}, &q, 1, out);
+}
+
+/* ---- company ------------------------------------------------------------------------------ */
+
+enum { MANY = 11 };
+
+static void many_questions(msa_question *qs, char text[MANY][64])
+{
+    for (int i = 0; i < MANY; i++) {
+        snprintf(text[i], 64, "what is %.*s in abc %d?", 1 + 3 * (i % 5), "deadbeefdeadbeef", i);
+        qs[i] = question(text[i]);
+        qs[i].max_tokens = 3 + 5 * (i % 4);
+        qs[i].temperature = i % 3 == 2 ? 1.5 : 0;
+        qs[i].top_p = i % 2 ? 0.9 : 1;
+        qs[i].seed = (uint64_t)i;
+        qs[i].top_k_docs = i % 4;
+        qs[i].max_rounds = 2;
+    }
+}
+
+static void check_company(const msa_test_world_opts *o)
+{
+    msa_test_world w;
+    msa_question qs[MANY];
+    char text[MANY][64];
+    msa_test_answer alone[MANY], together[MANY];
+    msa_test_world_open(&w, o);
+    many_questions(qs, text);
+    msa_test_ask(&w, &(msa_answerer_opts){.max_batch = 1, .max_context = 300}, qs, MANY, alone);
+    msa_test_ask(&w, &(msa_answerer_opts){.max_batch = 4, .max_context = 300}, qs, MANY, together);
+    int64_t tokens = 0;
+    for (int i = 0; i < MANY; i++) {
+        assert_int_equal(alone[i].a.rc, MSA_OK);
+        msa_test_same_answer(&alone[i].a, &together[i].a);
+        tokens += alone[i].a.completion_tokens;
+    }
+    assert_true(tokens > MANY);
+    msa_test_answers_free(alone, MANY);
+    msa_test_answers_free(together, MANY);
+    msa_test_world_close(&w);
+}
+
+static void company_router(void **state)
+{
+    (void)state;
+    check_company(&(msa_test_world_opts){.kind = MSA_PROTOCOL_ROUTER, .n_docs = 20, .seed = 3});
+}
+
+static void company_generative(void **state)
+{
+    (void)state;
+    check_company(&(msa_test_world_opts){.kind = MSA_PROTOCOL_GENERATIVE, .n_docs = 20, .seed = 4});
+    check_company(&(msa_test_world_opts){.kind = MSA_PROTOCOL_GENERATIVE, .n_docs = 20, .seed = 5,
+                                         .coupled = true});
+}
+
+/* ---- limits and outcomes of the router protocol ---------------------------------------------- */
+
+static void router_outcomes(void **state)
+{
+    (void)state;
+    msa_test_world w;
+    msa_test_answer a;
+    int16_t loop[MSA_TEST_V] = {0};
+    for (int i = 0; i < MSA_TEST_V; i++)
+        loop[i] = 'x';
+    msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_ROUTER, .n_docs = 6, .scripted = true,
+                                                   .next = loop});
+    ask(&w, question("why?"), 200, &a);
+    assert_int_equal(a.a.outcome, MSA_PARTIAL);
+    assert_string_equal(a.a.limit, "max_tokens");
+    assert_string_equal(a.a.finish_reason, "length");
+    assert_string_equal(a.a.text, "xxxxxxxxxxxx");
+    assert_int_equal(a.a.completion_tokens, 12);
+    assert_int_equal(a.a.n_rounds, 1);
+    assert_int_equal(a.a.rounds[0].n_routed, 3);
+    assert_int_equal(a.a.rounds[0].n_chosen, a.a.n_evidence);
+    msa_test_answers_free(&a, 1);
+
+    msa_question q = question("why?");
+    q.max_tokens = 1000;
+    ask(&w, q, 60, &a);
+    assert_int_equal(a.a.outcome, MSA_PARTIAL);
+    assert_string_equal(a.a.limit, "max_context");
+    assert_int_equal(a.a.prompt_tokens + a.a.completion_tokens, 60);
+    msa_test_answers_free(&a, 1);
+
+    w.model->protocol.has_min_score = true;
+    w.model->protocol.min_score = 1.01;    /* a mean of cosines stays below */
+    ask(&w, question("why?"), 200, &a);
+    assert_int_equal(a.a.rc, MSA_OK);
+    assert_int_equal(a.a.outcome, MSA_NOT_FOUND);
+    assert_string_equal(a.a.text, "");
+    assert_int_equal(a.a.completion_tokens, 0);
+    assert_int_equal(a.a.n_evidence, 0);
+    assert_int_equal(a.a.rounds[0].n_routed, 3);
+    msa_test_answers_free(&a, 1);
+    w.model->protocol.min_score = -1.01;
+    ask(&w, question("why?"), 200, &a);
+    assert_int_equal(a.a.outcome, MSA_PARTIAL);
+    msa_test_answers_free(&a, 1);
+    msa_test_world_close(&w);
+}
+
+static void stops_and_not_found(void **state)
+{
+    (void)state;
+    msa_test_world w;
+    msa_test_answer a;
+    int16_t next[MSA_TEST_V];
+    for (int i = 0; i < MSA_TEST_V; i++)
+        next[i] = MSA_TEST_EOS;
+    /* "=" ends the prompt */
+    next['='] = ' ', next[' '] = 'N', next['N'] = 'o', next['o'] = MSA_TEST_V - 1;
+    next[MSA_TEST_V - 1] = 0xc3, next[0xc3] = '\n', next['\n'] = MSA_TEST_IM_END;
+    msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_ROUTER, .n_docs = 6, .scripted = true,
+                                                   .next = next});
+    ask(&w, question("why?"), 200, &a);
+    /* trimmed, an id without text left out, half a character replaced */
+    assert_string_equal(a.a.text, "No\xef\xbf\xbd");
+    assert_int_equal(a.a.outcome, MSA_ANSWERED);
+    assert_string_equal(a.a.finish_reason, "stop");
+    assert_null(a.a.limit);
+    assert_int_equal(a.a.completion_tokens, 7);
+    msa_test_answers_free(&a, 1);
+    msa_test_set(&w.model->protocol.not_found_text, "No");
+    ask(&w, question("why?"), 200, &a);
+    assert_int_equal(a.a.outcome, MSA_NOT_FOUND);
+    msa_test_answers_free(&a, 1);
+    msa_test_world_close(&w);
+}
+
+static void empty_bank(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < 2; kind++) {
+        msa_test_world w;
+        msa_test_answer a;
+        msa_test_world_open(&w, &(msa_test_world_opts){
+                                    .kind = kind ? MSA_PROTOCOL_ROUTER : MSA_PROTOCOL_GENERATIVE});
+        ask(&w, question("why?"), 200, &a);
+        assert_int_equal(a.a.rc, MSA_OK);
+        assert_int_equal(a.a.outcome, MSA_NOT_FOUND);
+        assert_string_equal(a.a.text, "");
+        msa_test_answers_free(&a, 1);
+        msa_test_world_close(&w);
+    }
+}
+
+/* More documents asked for than there are; withdrawn ones never appear, in no
+ * trace and in no evidence. */
+static void withdrawn_and_few(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < 2; kind++) {
+        msa_test_world w;
+        msa_test_answer a;
+        msa_err err;
+        const int64_t gone[] = {2, 5, 1};
+        msa_test_world_open(&w, &(msa_test_world_opts){
+                                    .kind = kind ? MSA_PROTOCOL_ROUTER : MSA_PROTOCOL_GENERATIVE,
+                                    .n_docs = 6, .seed = 8});
+        msa_question q = question("abc?");
+        q.top_k_docs = 50;
+        ask(&w, q, 200, &a);
+        assert_int_equal(a.a.rounds[0].n_routed, 6);
+        for (int64_t i = 1; i < 6; i++)
+            assert_true(a.a.rounds[0].routed[i - 1].score >= a.a.rounds[0].routed[i].score);
+        msa_test_answers_free(&a, 1);
+
+        msa_err_init(&err);
+        assert_int_equal(msa_bank_withdraw(w.bank, gone, 3, &err), MSA_OK);
+        ask(&w, q, 200, &a);
+        assert_int_equal(a.a.rounds[0].n_routed, 3);
+        for (int64_t i = 0; i < 3; i++)
+            for (int g = 0; g < 3; g++)
+                assert_int_not_equal(a.a.rounds[0].routed[i].doc, gone[g]);
+        for (int64_t i = 0; i < a.a.n_evidence; i++)
+            for (int g = 0; g < 3; g++)
+                assert_int_not_equal(a.a.evidence[i], gone[g]);
+        msa_test_answers_free(&a, 1);
+        msa_test_world_close(&w);
+    }
+}
+
+/* ---- one bad question ------------------------------------------------------------------------- */
+
+static void bad_questions(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < 2; kind++) {
+        msa_test_world w;
+        enum { N = 8 };
+        msa_question qs[N];
+        msa_test_answer a[N];
+        char longest[400];
+        memset(longest, 'a', sizeof longest - 1);
+        longest[sizeof longest - 1] = 0;
+        msa_test_world_open(&w, &(msa_test_world_opts){
+                                    .kind = kind ? MSA_PROTOCOL_ROUTER : MSA_PROTOCOL_GENERATIVE, .n_docs = 6});
+        for (int i = 0; i < N; i++)
+            qs[i] = question("abc?");
+        qs[1] = question(longest);
+        qs[2] = question("half \xc3");
+        qs[3] = question("");
+        qs[4].max_tokens = 0;
+        qs[5].temperature = NAN;
+        qs[6].top_k_docs = -1;
+        msa_test_ask(&w, &(msa_answerer_opts){.max_batch = 3, .max_context = 200}, qs, N, a);
+        for (int i = 0; i < N; i++) {
+            bool good = i == 0 || i == N - 1;
+            assert_int_equal(a[i].a.rc, good ? MSA_OK : MSA_FAILED);
+            assert_int_equal(a[i].a.err.code, good ? MSA_E_NONE : MSA_E_DATA);
+            if (!good) {
+                assert_string_equal(a[i].a.text, "");
+                assert_true(strlen(a[i].a.err.msg) > 0);
+            }
+        }
+        assert_non_null(strstr(a[1].a.err.msg, "context"));
+        msa_test_same_answer(&a[0].a, &a[N - 1].a);
+        msa_test_answers_free(a, N);
+        msa_test_world_close(&w);
+    }
+}
+
+static msa_rc failing_text(void *user, int64_t doc, const char **text, int64_t *n, msa_err *err)
+{
+    (void)text, (void)n;
+    return msa_err_set(err, *(msa_rc *)user, MSA_E_IO, "text of %lld is gone", (long long)doc);
+}
+
+static void note(void *user, const msa_answer *a)
+{
+    *(msa_err *)user = a->err;
+}
+
+static void text_fails(void **state)
+{
+    (void)state;
+    msa_test_world w;
+    msa_err err, seen;
+    msa_rc how = MSA_FAILED;
+    msa_answerer *a;
+    msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_ROUTER, .n_docs = 6});
+    msa_question q = question("abc?");
+    msa_err_init(&err);
+    assert_int_equal(msa_answerer_new(w.model, w.bank,
+                                      &(msa_answerer_opts){.max_batch = 1, .max_context = 200,
+                                                           .text = failing_text, .user = &how}, &a, &err),
+                     MSA_OK);
+    assert_int_equal(msa_answerer_room(a), 1);
+    assert_int_equal(msa_answerer_submit(a, &q, &err), MSA_OK);
+    assert_int_equal(msa_answerer_submit(a, &q, &err), MSA_END);
+    assert_int_equal(msa_answerer_step(a, note, &seen, &err), MSA_OK);
+    assert_int_equal(msa_answerer_active(a), 0);
+    assert_int_equal(seen.code, MSA_E_IO);
+    assert_non_null(strstr(seen.msg, "is gone"));
+
+    /* a fatal one ends the answerer, and it says so from then on */
+    how = MSA_FATAL;
+    assert_int_equal(msa_answerer_submit(a, &q, &err), MSA_OK);
+    assert_int_equal(msa_answerer_step(a, note, &seen, &err), MSA_FATAL);
+    assert_int_equal(err.code, MSA_E_IO);
+    assert_int_equal(msa_answerer_room(a), 0);
+    msa_err_init(&err);
+    assert_int_equal(msa_answerer_step(a, note, &seen, &err), MSA_FATAL);
+    assert_non_null(strstr(err.msg, "step"));
+    msa_answerer_free(a);
+    msa_test_world_close(&w);
+}
+
+/* ---- chance ----------------------------------------------------------------------------------- */
+
+static void seeds(void **state)
+{
+    (void)state;
+    msa_test_world w;
+    enum { N = 6 };
+    msa_question qs[N];
+    msa_test_answer a[N];
+    msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_ROUTER, .n_docs = 6, .seed = 2});
+    for (int i = 0; i < N; i++) {
+        qs[i] = question("abc?");
+        qs[i].max_tokens = 30;
+        qs[i].temperature = 2;
+        qs[i].seed = 7;
+    }
+    qs[2].seed = 8;
+    qs[3].top_p = 1e-6;
+    qs[4].temperature = 0;
+    qs[5].temperature = 0, qs[5].seed = 99;
+    msa_test_ask(&w, &(msa_answerer_opts){.max_batch = N, .max_context = 300}, qs, N, a);
+    msa_test_same_answer(&a[0].a, &a[1].a);
+    assert_string_not_equal(a[0].a.text, a[2].a.text);
+    msa_test_same_answer(&a[3].a, &a[4].a);    /* the likeliest token alone is left */
+    msa_test_same_answer(&a[4].a, &a[5].a);
+    assert_string_not_equal(a[0].a.text, a[4].a.text);
+    msa_test_answers_free(a, N);
+    msa_test_world_close(&w);
+}
+
+/* ---- evidence and memory ------------------------------------------------------------------------ */
+
+static void evidence_follows_rank(void **state)
+{
+    (void)state;
+    msa_test_world w;
+    msa_test_answer a, b;
+    msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_ROUTER, .n_docs = 12, .seed = 6,
+                                                   .top_k = 5});
+    w.model->protocol.evidence_docs = 4;
+    w.model->protocol.evidence_tokens = 500;
+    ask(&w, question("abc?"), 700, &a);
+    assert_int_equal(a.a.n_evidence, 4);
+    int64_t tokens = 0;
+    for (int64_t i = 0; i < 4; i++) {
+        assert_int_equal(a.a.evidence[i], a.a.rounds[0].routed[i].doc);
+        tokens += (int64_t)strlen(w.text[a.a.evidence[i]]) + 5;   /* "[n] " and the line's end */
+    }
+    /* <|im_start|>, the newline, the question, <|im_end|>, "=" */
+    assert_int_equal(a.a.prompt_tokens, 1 + tokens + 1 + 4 + 2);
+
+    /* a budget that holds the second but not the first: the first is cut, alone */
+    w.model->protocol.evidence_tokens = (int64_t)strlen(w.text[a.a.evidence[0]]);
+    ask(&w, question("abc?"), 700, &b);
+    assert_int_equal(b.a.n_evidence, 1);
+    assert_int_equal(b.a.evidence[0], a.a.evidence[0]);
+    assert_int_equal(b.a.prompt_tokens, 8 + w.model->protocol.evidence_tokens);
+    msa_test_answers_free(&b, 1);
+
+    /* memory that joins the answer pass changes what is drawn */
+    msa_test_answers_free(&a, 1);
+    msa_question q = question("abc?");
+    q.temperature = 2;
+    q.max_tokens = 40;
+    w.model->protocol.evidence_tokens = 500;
+    ask(&w, q, 700, &a);
+    w.model->protocol.attend_memory = true;
+    ask(&w, q, 700, &b);
+    assert_int_equal(b.a.prompt_tokens, a.a.prompt_tokens);
+    assert_string_not_equal(a.a.text, b.a.text);
+    msa_test_answers_free(&a, 1);
+    msa_test_answers_free(&b, 1);
+    msa_test_world_close(&w);
+}
+
+/* ---- Memory Interleave ---------------------------------------------------------------------------- */
+
+#define L(i) (MSA_TEST_LIST + (i))
+
+/* A script in which everything that was not thought of ends the turn. */
+static void script(int16_t *next)
+{
+    for (int i = 0; i < MSA_TEST_V; i++)
+        next[i] = MSA_TEST_EOS;
+    /* "<End>", then what follows the answer head's "=" */
+    next['<'] = 'E', next['E'] = 'n', next['n'] = 'd', next['d'] = '>', next['>'] = 'x';
+    next['='] = 'Y', next['Y'] = 'e', next['e'] = 's', next['s'] = MSA_TEST_IM_END;
+}
+
+/* One list, [5][9][2], where 9 does not exist; then the end of retrieval. */
+static void interleave(void **state)
+{
+    (void)state;
+    msa_test_world w;
+    msa_test_answer a;
+    int16_t next[MSA_TEST_V];
+    script(next);
+    next[MSA_TEST_IM_START] = L(5), next[L(5)] = L(9), next[L(9)] = L(2), next[L(2)] = MSA_TEST_REF_END;
+    next[MSA_TEST_REF_END] = '<';
+    msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_GENERATIVE, .n_docs = 6,
+                                                   .scripted = true, .next = next});
+    msa_question q = question("why?");
+    q.max_rounds = 1;
+    ask(&w, q, 400, &a);
+    assert_int_equal(a.a.rc, MSA_OK);
+    assert_int_equal(a.a.outcome, MSA_ANSWERED);
+    assert_string_equal(a.a.finish_reason, "stop");
+    assert_string_equal(a.a.text, "Yes");
+    assert_int_equal(a.a.n_rounds, 2);
+    assert_int_equal(a.a.rounds[0].n_chosen, 2);
+    assert_int_equal(a.a.rounds[0].chosen[0], 2);
+    assert_int_equal(a.a.rounds[0].chosen[1], 5);
+    assert_int_equal(a.a.rounds[1].n_chosen, 0);
+    assert_int_equal(a.a.n_evidence, 2);
+    /* the list and its end, <End>, Yes and its end */
+    assert_int_equal(a.a.completion_tokens, 4 + 5 + 4);
+    int64_t texts = (int64_t)(strlen(w.text[2]) + strlen(w.text[5])) + 2 * 6;
+    /* question part, tail, response head; texts and the end token; answer head */
+    assert_int_equal(a.a.prompt_tokens, 5 + 4 + 8 + 2 + 1 + texts + 1 + 1 + 3 + 4 + 1 + 2);
+    msa_test_answers_free(&a, 1);
+
+    /* a withdrawn document is skipped like an unknown one */
+    msa_err err;
+    msa_err_init(&err);
+    assert_int_equal(msa_bank_withdraw(w.bank, &(int64_t){5}, 1, &err), MSA_OK);
+    ask(&w, q, 400, &a);
+    assert_string_equal(a.a.text, "Yes");
+    assert_int_equal(a.a.rounds[0].n_chosen, 1);
+    assert_int_equal(a.a.rounds[0].chosen[0], 2);
+    msa_test_answers_free(&a, 1);
+    msa_test_world_close(&w);
+}
+
+static void interleave_limits(void **state)
+{
+    (void)state;
+    msa_test_world w;
+    msa_test_answer a;
+    int16_t next[MSA_TEST_V];
+    script(next);
+    /* lists without an end of retrieval */
+    next[MSA_TEST_IM_START] = L(3), next[L(3)] = MSA_TEST_REF_END, next[MSA_TEST_REF_END] = L(3);
+    msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_GENERATIVE, .n_docs = 6,
+                                                   .scripted = true, .next = next});
+    msa_question q = question("why?");
+    q.max_rounds = 2;
+    ask(&w, q, 400, &a);
+    assert_int_equal(a.a.outcome, MSA_PARTIAL);
+    assert_string_equal(a.a.limit, "max_rounds");
+    assert_string_equal(a.a.finish_reason, "content");
+    assert_string_equal(a.a.text, "Yes");
+    assert_int_equal(a.a.n_rounds, 3);
+    assert_int_equal(a.a.n_evidence, 1);
+    msa_test_answers_free(&a, 1);
+
+    /* texts that fill the context: answered from what there is */
+    q.max_rounds = 50;
+    ask(&w, q, 300, &a);
+    assert_int_equal(a.a.outcome, MSA_PARTIAL);
+    assert_string_equal(a.a.limit, "max_context");
+    assert_string_equal(a.a.text, "Yes");
+    assert_true(a.a.n_rounds > 2);
+    assert_true(a.a.prompt_tokens + a.a.completion_tokens <= 301);
+    msa_test_answers_free(&a, 1);
+    msa_test_world_close(&w);
+
+    /* a list without an end */
+    script(next);
+    next[MSA_TEST_IM_START] = L(3), next[L(3)] = L(3);
+    msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_GENERATIVE, .n_docs = 6,
+                                                   .scripted = true, .next = next});
+    ask(&w, q, 2000, &a);
+    assert_int_equal(a.a.outcome, MSA_PARTIAL);
+    assert_string_equal(a.a.limit, "max_list");
+    assert_string_equal(a.a.text, "Yes");
+    assert_int_equal(a.a.rounds[0].n_chosen, 1);
+    msa_test_answers_free(&a, 1);
+    ask(&w, q, 300, &a);
+    assert_string_equal(a.a.limit, "max_context");
+    assert_string_equal(a.a.text, "Yes");
+    msa_test_answers_free(&a, 1);
+    msa_test_world_close(&w);
+
+    /* a turn that ends without list or answer */
+    script(next);
+    msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_GENERATIVE, .n_docs = 6,
+                                                   .scripted = true, .next = next});
+    ask(&w, q, 300, &a);
+    assert_int_equal(a.a.outcome, MSA_NOT_FOUND);
+    assert_string_equal(a.a.text, "");
+    assert_int_equal(a.a.completion_tokens, 1);
+    msa_test_answers_free(&a, 1);
+    msa_test_world_close(&w);
+}
+
+/* The fast backend answers as the reference does where nothing nearly ties. */
+static void cpu_backend(void **state)
+{
+    (void)state;
+    int16_t next[MSA_TEST_V];
+    script(next);
+    next[MSA_TEST_IM_START] = L(5), next[L(5)] = L(2), next[L(2)] = MSA_TEST_REF_END;
+    next[MSA_TEST_REF_END] = '<';
+    for (int act = 0; act < 2; act++) {
+        msa_test_world w;
+        msa_question qs[5];
+        msa_test_answer a[5];
+        msa_test_world_open(&w, &(msa_test_world_opts){.backend = "cpu", .act = act ? MSA_BF16 : MSA_F32,
+                                                       .kind = MSA_PROTOCOL_GENERATIVE, .n_docs = 6,
+                                                       .scripted = true, .next = next});
+        for (int i = 0; i < 5; i++)
+            qs[i] = question("why?");
+        msa_test_ask(&w, &(msa_answerer_opts){.max_batch = 3, .max_context = 400}, qs, 5, a);
+        for (int i = 0; i < 5; i++) {
+            assert_string_equal(a[i].a.text, "Yes");
+            assert_int_equal(a[i].a.n_evidence, 2);
+        }
+        msa_test_answers_free(a, 5);
+        msa_test_world_close(&w);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(company_router),
+        cmocka_unit_test(company_generative),
+        cmocka_unit_test(router_outcomes),
+        cmocka_unit_test(stops_and_not_found),
+        cmocka_unit_test(empty_bank),
+        cmocka_unit_test(withdrawn_and_few),
+        cmocka_unit_test(bad_questions),
+        cmocka_unit_test(text_fails),
+        cmocka_unit_test(seeds),
+        cmocka_unit_test(evidence_follows_rank),
+        cmocka_unit_test(interleave),
+        cmocka_unit_test(interleave_limits),
+        cmocka_unit_test(cpu_backend),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
