@@ -68,6 +68,13 @@ $(call lib,$(1)): $(call members,$(1))
 	@ar rcs $$@ $$^
 endef
 $(foreach d,$(FOLDERS),$(eval $(call library,$(d))))
+# the schemas travel inside the program
+$(B)/jobs/schemas_embedded.c: schemas/embed.sh $(wildcard schemas/*.schema.json)
+	@mkdir -p $(@D)
+	@echo "  gen  $@" && sh $^ > $@.tmp && mv $@.tmp $@
+$(B)/jobs/schemas_embedded.o: $(B)/jobs/schemas_embedded.c
+	$(call compile,$<,$@)
+$(call lib,jobs): $(B)/jobs/schemas_embedded.o
 # only what tests and benches share
 $(B)/tests/lib.a: $(patsubst %.c,$(B)/%.o,$(wildcard tests/support_*.c))
 	@rm -f $@
