@@ -1,7 +1,8 @@
 /* The supervisor's side of msa-extract: parser processes that are given one
  * input file at a time and answer in frames (ingest/frame.h). Everything that
  * comes out of a worker is hostile until checked here; what leaves as an event
- * is: lengths bounded, text valid UTF-8, members properly nested.
+ * is: lengths bounded, text valid UTF-8 without U+0000, members properly nested,
+ * counts within the limits.
  *
  *   msa_workers_new(&opts, &w, err);
  *   while (more files || pending) {
@@ -11,7 +12,16 @@
  *
  * A worker that dies, stalls or breaks the protocol is replaced and its file
  * tried once more; a RESTART event tells the caller to forget what it was given
- * of that file. A second death ends the file with END_FILE and the reason. */
+ * of that file. After a second death inside an archive the file is tried again
+ * without the member that was open (its outcome is then FAILED with the code of
+ * the death), so that the other members are not lost; otherwise the file ends
+ * with END_FILE and the reason: crash_signal, crash_exit, limit_memory, stall,
+ * protocol; limit_cpu and limit_wall at the first time.
+ *
+ * Bounded memory: about 16 MiB of events wait a worker, then it waits for us.
+ * Workers die with the thread that called msa_workers_next or _submit first, so
+ * one thread, which lives as long as the pool, makes all calls. SIGCHLD must not
+ * be ignored. */
 #ifndef MSA_INGEST_WORKER_H
 #define MSA_INGEST_WORKER_H
 
@@ -27,14 +37,17 @@ typedef struct msa_workers_opts {
 
 typedef enum msa_event_kind {
     MSA_EV_MEMBER_BEGIN,  /* the file itself (depth 0) or an archive member */
-    MSA_EV_PAGE,          /* a page begins: page, label */
-    MSA_EV_RECORD,        /* a JSONL record begins: record, title */
+    MSA_EV_PAGE,          /* a page begins: page, label; its text, maybe only "\f", follows */
+    MSA_EV_RECORD,        /* a JSONL record begins: line, label (its id), title; its text follows */
     MSA_EV_HEADING,       /* the text that follows begins with a heading line */
-    MSA_EV_TEXT,          /* canonical text of the innermost open member, in order */
+    MSA_EV_TEXT,          /* canonical text of the innermost open member, in order: the text of
+                             a member is these put together. Each page ends with a form feed */
     MSA_EV_WARN,          /* code, message, page or line */
     MSA_EV_MEMBER_END,    /* outcome of the innermost open member */
     MSA_EV_RESTART,
-    MSA_EV_END_FILE       /* last event of a file: rc, code, message when it failed as a whole */
+    MSA_EV_END_FILE       /* last event of a file. outcome FAILED, code, message: its worker was lost
+                             and members still open have no end; else OK: the file's own
+                             MEMBER_END said how it came out */
 } msa_event_kind;
 
 /* Member outcomes as extraction sees them; the corpus adds duplicate. */
@@ -60,7 +73,7 @@ typedef struct msa_event {
     int64_t page;            /* PAGE, WARN: from 1, or 0 */
     int64_t line;            /* RECORD, WARN: line from 1, or 0 */
     int64_t byte;            /* WARN, MEMBER_END: byte offset, or -1 */
-    msa_extract_outcome outcome; /* MEMBER_END */
+    msa_extract_outcome outcome; /* MEMBER_END, END_FILE */
     char sha256[65];         /* MEMBER_END: of the member's bytes; "" when not all were read */
     int64_t bytes;           /* MEMBER_END: bytes read */
 } msa_event;

@@ -1,0 +1,270 @@
+/* What there is, by content. Order matters where one format's content is also
+ * another's: the first row that fits is it. */
+#include "ingest/extract/extract.h"
+
+#include <ctype.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+static bool at(const msa_sniff *s, int64_t offset, const char *magic, int64_t n)
+{
+    return s->n >= offset + n && !memcmp(s->head + offset, magic, (size_t)n);
+}
+#define AT(s, offset, magic) at(s, offset, magic, (int64_t)sizeof(magic) - 1)
+
+static const unsigned char *find(const msa_sniff *s, int64_t within, const char *word)
+{
+    int64_t n = s->n < within ? s->n : within, len = (int64_t)strlen(word);
+    for (int64_t i = 0; i + len <= n; i++)
+        if (!strncasecmp((const char *)s->head + i, word, (size_t)len))
+            return s->head + i;
+    return NULL;
+}
+
+static bool has_suffix(const char *name, const char *suffixes)
+{
+    const char *dot = strrchr(name, '.');
+    size_t n = dot ? strlen(dot) : 0;
+    for (const char *p = suffixes; n > 1 && p && *p; p += strspn(p, " ")) {
+        size_t len = strcspn(p, " ");
+        if (len == n && !strncasecmp(p, dot, n))
+            return true;
+        p += len;
+    }
+    return false;
+}
+
+/* ---- detectors -------------------------------------------------------------- */
+
+/* %PDF- may stand behind junk, as readers tolerate; but a text that only speaks
+ * of PDF is none. */
+static bool is_pdf(const msa_sniff *s)
+{
+    const unsigned char *p = find(s, 1024, "%PDF-");
+    return p && (p == s->head || has_suffix(s->name, ".pdf") || (!s->text && find(s, s->n, " obj")));
+}
+
+static bool is_gzip(const msa_sniff *s) { return AT(s, 0, "\x1f\x8b\x08"); }
+static bool is_bzip2(const msa_sniff *s)
+{
+    return AT(s, 0, "BZh") && (AT(s, 4, "1AY&SY") || AT(s, 4, "\x17\x72\x45\x38\x50\x90"));
+}
+static bool is_xz(const msa_sniff *s) { return AT(s, 0, "\xfd" "7zXZ\0"); }
+static bool is_zstd(const msa_sniff *s)
+{
+    return AT(s, 0, "\x28\xb5\x2f\xfd") || (s->n >= 4 && (s->head[0] & 0xf0) == 0x50 && AT(s, 1, "\x2a\x4d\x18"));
+}
+static bool is_lz4(const msa_sniff *s) { return AT(s, 0, "\x04\x22\x4d\x18"); }
+static bool is_zip(const msa_sniff *s)
+{
+    return AT(s, 0, "PK\3\4") || AT(s, 0, "PK\5\6") || AT(s, 0, "PK\7\10PK\3\4") || AT(s, 0, "PK00PK\3\4");
+}
+
+/* Office documents are zip files; what their first member is called tells. */
+static bool zip_begins(const msa_sniff *s, const char *name)
+{
+    return AT(s, 0, "PK\3\4") && at(s, 30, name, (int64_t)strlen(name));
+}
+static bool is_ooxml(const msa_sniff *s)
+{
+    return zip_begins(s, "[Content_Types].xml") || zip_begins(s, "_rels/.rels") || zip_begins(s, "docProps/") ||
+           zip_begins(s, "word/") || zip_begins(s, "xl/") || zip_begins(s, "ppt/") ||
+           (is_zip(s) && has_suffix(s->name, ".docx .docm .dotx .xlsx .xlsm .xltx .pptx .pptm .potx"));
+}
+static bool is_odf(const msa_sniff *s) { return zip_begins(s, "mimetypeapplication/vnd.oasis.opendocument"); }
+static bool is_epub(const msa_sniff *s) { return zip_begins(s, "mimetypeapplication/epub"); }
+static bool is_7z(const msa_sniff *s) { return AT(s, 0, "7z\xbc\xaf\x27\x1c"); }
+static bool is_rar(const msa_sniff *s) { return AT(s, 0, "Rar!\x1a\x07\0") || AT(s, 0, "Rar!\x1a\x07\1\0"); }
+
+/* The header's own checksum; the magic alone is missing from old archives. */
+static bool is_tar(const msa_sniff *s)
+{
+    if (s->n < 512 || s->head[0] == 0)
+        return false;
+    int64_t sum = 0, said = 0, i = 148;
+    for (int64_t k = 0; k < 512; k++)
+        sum += k >= 148 && k < 156 ? ' ' : s->head[k];
+    while (i < 156 && s->head[i] == ' ')
+        i++;
+    for (; i < 156 && s->head[i] >= '0' && s->head[i] <= '7'; i++)
+        said = said * 8 + (s->head[i] - '0');
+    return (said > 0 && said == sum) || AT(s, 257, "ustar\0" "00") || AT(s, 257, "ustar  \0");
+}
+static bool is_cpio(const msa_sniff *s)
+{
+    return AT(s, 0, "070701") || AT(s, 0, "070702") || AT(s, 0, "070707") || AT(s, 0, "\xc7\x71");
+}
+static bool is_ar(const msa_sniff *s) { return AT(s, 0, "!<arch>\n"); }
+
+static bool is_ole(const msa_sniff *s) { return AT(s, 0, "\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"); }
+static bool is_png(const msa_sniff *s) { return AT(s, 0, "\x89PNG\r\n"); }
+static bool is_jpeg(const msa_sniff *s) { return AT(s, 0, "\xff\xd8\xff"); }
+static bool is_gif(const msa_sniff *s) { return AT(s, 0, "GIF87a") || AT(s, 0, "GIF89a"); }
+static bool is_tiff(const msa_sniff *s) { return AT(s, 0, "II*\0") || AT(s, 0, "MM\0*"); }
+static bool is_elf(const msa_sniff *s) { return AT(s, 0, "\x7f" "ELF"); }
+static bool is_exe(const msa_sniff *s) { return AT(s, 0, "MZ") && !s->text; }
+static bool is_sqlite(const msa_sniff *s) { return AT(s, 0, "SQLite format 3\0"); }
+static bool is_riff(const msa_sniff *s) { return AT(s, 0, "RIFF") && !s->text; }
+static bool is_mp4(const msa_sniff *s) { return AT(s, 4, "ftyp"); }
+static bool is_mp3(const msa_sniff *s) { return AT(s, 0, "ID3") && !s->text; }
+static bool is_ogg(const msa_sniff *s) { return AT(s, 0, "OggS\0"); }
+static bool is_compress(const msa_sniff *s) { return AT(s, 0, "\x1f\x9d"); }
+static bool is_lzip(const msa_sniff *s) { return AT(s, 0, "LZIP"); }
+static bool is_lzop(const msa_sniff *s) { return AT(s, 0, "\x89LZO\0"); }
+static bool is_cab(const msa_sniff *s) { return AT(s, 0, "MSCF\0\0\0\0"); }
+static bool is_lha(const msa_sniff *s) { return AT(s, 2, "-lh") && !s->text; }
+static bool is_xar(const msa_sniff *s) { return AT(s, 0, "xar!"); }
+static bool is_iso(const msa_sniff *s) { return AT(s, 32769, "CD001"); }
+static bool is_warc(const msa_sniff *s) { return AT(s, 0, "WARC/1."); }
+static bool is_rtf(const msa_sniff *s) { return AT(s, 0, "{\\rtf"); }
+static bool is_postscript(const msa_sniff *s) { return AT(s, 0, "%!PS"); }
+
+/* Where the text begins: behind a byte order mark and white space. */
+static const char *first_word(const msa_sniff *s, int64_t *left)
+{
+    int64_t i = AT(s, 0, "\xef\xbb\xbf") ? 3 : 0;
+    while (i < s->n && isspace(s->head[i]))
+        i++;
+    *left = s->n - i;
+    return (const char *)s->head + i;
+}
+static bool begins(const msa_sniff *s, const char *word)
+{
+    int64_t left, n = (int64_t)strlen(word);
+    const char *p = first_word(s, &left);
+    return left >= n && !strncasecmp(p, word, (size_t)n);
+}
+static bool is_html(const msa_sniff *s)
+{
+    return s->text && (begins(s, "<!doctype html") || begins(s, "<html") || begins(s, "<head") ||
+                       ((begins(s, "<?xml") || begins(s, "<!--")) && find(s, 1024, "<html")));
+}
+static bool is_xml(const msa_sniff *s) { return s->text && begins(s, "<?xml"); }
+
+/* Header lines as mail has them, at least three and one that only mail has. */
+static bool is_mail(const msa_sniff *s)
+{
+    static const char *const typical[] = {"received:", "return-path:", "message-id:", "mime-version:", "delivered-to:"};
+    if (!s->text)
+        return false;
+    int64_t fields = 0, mail = 0, i = 0;
+    if (AT(s, 0, "From ")) { /* mbox */
+        while (i < s->n && s->head[i] != '\n')
+            i++;
+        i++;
+    }
+    while (i < s->n && i < 4096) {
+        const char *line = (const char *)s->head + i;
+        int64_t n = 0, name = 0;
+        while (i + n < s->n && line[n] != '\n')
+            n++;
+        i += n + 1;
+        if (n == 0 || (n == 1 && line[0] == '\r'))
+            break;
+        if (line[0] == ' ' || line[0] == '\t')
+            continue;
+        while (name < n && (isalnum((unsigned char)line[name]) || line[name] == '-'))
+            name++;
+        if (name == 0 || name == n || line[name] != ':')
+            return false;
+        fields++;
+        for (size_t k = 0; k < sizeof typical / sizeof *typical; k++)
+            mail += n >= (int64_t)strlen(typical[k]) && !strncasecmp(line, typical[k], strlen(typical[k]));
+    }
+    return fields >= 3 && mail >= 1;
+}
+
+/* The job says so; or the name does and the first line is a record with text. */
+static bool is_jsonl(const msa_sniff *s)
+{
+    if (!s->text)
+        return false;
+    if (s->wanted == MSA_SOURCE_JSONL)
+        return true;
+    if (!has_suffix(s->name, ".jsonl .ndjson"))
+        return false;
+    int64_t left, n = 0;
+    const char *p = first_word(s, &left);
+    while (n < left && p[n] != '\n')
+        n++;
+    json_t *record = json_loadb(p, (size_t)n, JSON_ALLOW_NUL, NULL);
+    /* a first line longer than the head cannot be judged: its beginning must do */
+    bool yes = record ? json_is_string(json_object_get(record, "text")) : n == left && !s->whole && *p == '{';
+    json_decref(record);
+    return yes;
+}
+static bool is_markdown(const msa_sniff *s) { return s->text && has_suffix(s->name, ".md .markdown .mkd"); }
+static bool is_text(const msa_sniff *s) { return s->text; }
+static bool is_anything(const msa_sniff *s) { (void)s; return true; }
+
+/* ---- the table -------------------------------------------------------------- */
+
+#define ARCHIVE .extract = msa_extract_archive, .library = "libarchive", .container = true
+
+const msa_format msa_formats[] = {
+    {"pdf", ".pdf", is_pdf, .extract = msa_extract_pdf, .library = "poppler-glib"},
+    {"gzip", ".gz .tgz .taz", is_gzip, ARCHIVE},
+    {"bzip2", ".bz2 .tbz .tbz2", is_bzip2, ARCHIVE},
+    {"xz", ".xz .txz", is_xz, ARCHIVE},
+    {"zstd", ".zst .tzst", is_zstd, ARCHIVE},
+    {"lz4", ".lz4", is_lz4, ARCHIVE},
+    {"ooxml", ".docx .docm .dotx .xlsx .xlsm .xltx .pptx .pptm .potx", is_ooxml, .extract = NULL},
+    {"odf", ".odt .ods .odp .odg", is_odf, .extract = NULL},
+    {"epub", ".epub", is_epub, .extract = NULL},
+    {"zip", ".zip .jar", is_zip, ARCHIVE},
+    {"7zip", ".7z", is_7z, ARCHIVE},
+    {"rar", ".rar", is_rar, ARCHIVE},
+    {"tar", ".tar", is_tar, ARCHIVE},
+    {"cpio", ".cpio", is_cpio, ARCHIVE},
+    {"ar", ".ar .deb .a", is_ar, ARCHIVE},
+
+    {"ole", ".doc .xls .ppt .msg .msi", is_ole, .extract = NULL},
+    {"png", ".png", is_png, .extract = NULL},
+    {"jpeg", ".jpg .jpeg", is_jpeg, .extract = NULL},
+    {"gif", ".gif", is_gif, .extract = NULL},
+    {"tiff", ".tif .tiff", is_tiff, .extract = NULL},
+    {"elf", ".so .o", is_elf, .extract = NULL},
+    {"exe", ".exe .dll", is_exe, .extract = NULL},
+    {"sqlite", ".sqlite .db", is_sqlite, .extract = NULL},
+    {"riff", ".wav .avi .webp", is_riff, .extract = NULL},
+    {"mp4", ".mp4 .mov .m4a .heic", is_mp4, .extract = NULL},
+    {"mp3", ".mp3", is_mp3, .extract = NULL},
+    {"ogg", ".ogg .opus", is_ogg, .extract = NULL},
+    {"compress", ".z", is_compress, .extract = NULL},
+    {"lzip", ".lz .tlz", is_lzip, .extract = NULL},
+    {"lzop", ".lzo", is_lzop, .extract = NULL},
+    {"cab", ".cab", is_cab, .extract = NULL},
+    {"lha", ".lha .lzh", is_lha, .extract = NULL},
+    {"xar", ".xar", is_xar, .extract = NULL},
+    {"iso", ".iso", is_iso, .extract = NULL},
+    {"warc", ".warc", is_warc, .extract = NULL},
+    {"rtf", ".rtf", is_rtf, .extract = NULL},
+    {"postscript", ".ps .eps", is_postscript, .extract = NULL},
+    {"mail", ".eml .mbox", is_mail, .extract = NULL},
+    {"jsonl", ".jsonl .ndjson", is_jsonl, .extract = msa_extract_jsonl, .library = "jansson", .text = true},
+    {"html", ".html .htm .xhtml", is_html, .extract = NULL, .text = true},
+    {"xml", ".xml", is_xml, .extract = NULL, .text = true},
+    {"markdown", ".md .markdown .mkd", is_markdown, .extract = msa_extract_plain, .text = true},
+    {"text", ".txt .text .log .csv .tsv .json .yaml .yml .ini .conf .c .h .py .java .js .tex .rst .srt",
+     is_text, .extract = msa_extract_plain, .text = true},
+    {"data", NULL, is_anything, .extract = NULL},
+    {0},
+};
+
+const msa_format *msa_format_of(const msa_sniff *s)
+{
+    const msa_format *f = msa_formats;
+    while (!f->detect(s))
+        f++;
+    return f;
+}
+
+const msa_format *msa_format_promised(const char *name)
+{
+    for (const msa_format *f = msa_formats; f->name; f++)
+        if (has_suffix(name, f->suffixes))
+            return f;
+    return NULL;
+}
