@@ -329,6 +329,8 @@ static msa_rc read_object(msa_job_build *b, const source_text *t, const json_t *
     if (full) {
         b->queries_path = full;
         rc = msa_batch_lines_read(b, full, err);
+        if (rc < 0)
+            msa_err_prefix(err, rc, "%s: /queries_file", t->path);
     }
     free(dir);
     return rc;
