@@ -176,7 +176,8 @@ msa_rc msa_trie_build(msa_trie *t, msa_trie_key *keys, int64_t n, msa_err *err)
     builder b = {.t = t};
     ranges todo = {0};
     *t = (msa_trie){0};
-    qsort(keys, (size_t)n, sizeof *keys, compare_keys);
+    if (n > 1)
+        qsort(keys, (size_t)n, sizeof *keys, compare_keys);
     for (int64_t i = 1; i < n; i++)
         if (!compare_keys(&keys[i - 1], &keys[i]))
             return msa_err_set(err, MSA_FAILED, MSA_E_CONFIG, "tokenizer: two tokens have the text \"%.*s\"",
