@@ -19,7 +19,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/mem.h"
-#include "engine/bank.h"
+#include "engine/bank_internal.h"
 #include "kernels/dtype.h"
 #include "tests/support_model.h"
 
@@ -446,6 +446,95 @@ static void a_flipped_journal_never_invents_rows(void **state)
     assert_string_equal(before, after);
 }
 
+/* Opens the bank after extent 1 was given this header, document table and a
+ * journal that vouches for both: what a hostile store would hold. */
+static msa_rc open_forged(const fixture *f, const msa_bank_extent_header *header, const char *tables,
+                          int64_t n_tables, msa_err *err)
+{
+    msa_bank_extent_header h = *header;
+    msa_bank_journal j;
+    msa_log_file log;
+    msa_bank *b;
+    char path[80];
+    h.section[0] = msa_xxh3(tables, n_tables);
+    h.check = 0;
+    h.check = msa_xxh3(&h, sizeof h);
+    snprintf(path, sizeof path, "%s/extent-00000001", f->bank);
+    int fd = open(path, O_RDWR);
+    assert_int_equal(pwrite(fd, &h, sizeof h, 0), sizeof h);
+    assert_int_equal(pwrite(fd, tables, (size_t)n_tables, sizeof h), n_tables);
+    close(fd);
+    assert_int_equal(msa_bank_journal_open(f->bank, true, &log, &j, NULL), MSA_OK);
+    j.extents[1] = (msa_bank_extent_record){h.index, h.n_docs, h.n_chunks, h.n_tokens, h.first_doc,
+                                            h.last_doc, h.file_bytes, h.check};
+    assert_int_equal(msa_bank_journal_rewrite(f->bank, &j, j.n_extents, &log, NULL), MSA_OK);
+    msa_log_file_close(&log);
+    msa_bank_journal_free(&j);
+    msa_err_init(err);
+    msa_rc rc = msa_bank_open(f->bank, f->model, MSA_BANK_READ, MSA_BF16, &b, err);
+    if (rc >= 0)
+        msa_bank_close(b);
+    return rc;
+}
+
+static void forged_numbers_are_refused(void **state)
+{
+    fixture *f = *state;
+    fill(f, 0);
+    char path[80], *data;
+    int64_t n;
+    msa_err err;
+    snprintf(path, sizeof path, "%s/extent-00000001", f->bank);
+    assert_int_equal(msa_file_read(path, 1 << 20, &data, &n, NULL), MSA_OK);
+    char tables[128]; /* 5 documents: 5 + 6 int64, 5 int32, padded */
+    const int64_t values[] = {-1, 0, 1, 6, 1 << 20, (int64_t)1 << 40, INT64_MAX / 20, INT64_MAX, INT64_MIN};
+    msa_bank_extent_header h, was;
+    memcpy(&was, data, sizeof was);
+    memcpy(tables, data + sizeof was, sizeof tables);
+    assert_int_equal(open_forged(f, &was, tables, sizeof tables, &err), MSA_OK);
+    for (size_t v = 0; v < sizeof values / sizeof *values; v++) {
+        for (size_t at = offsetof(msa_bank_extent_header, index);
+             at < offsetof(msa_bank_extent_header, section); at += 8) {
+            if (memcmp((char *)&was + at, &values[v], 8) == 0)
+                continue;
+            h = was;
+            memcpy((char *)&h + at, &values[v], 8);
+            assert_int_equal(open_forged(f, &h, tables, sizeof tables, &err), MSA_FAILED);
+            assert_int_equal(err.code, MSA_E_DATA);
+        }
+        for (size_t at = 0; at < 11 * 8 + 5 * 4; at += at < 11 * 8 ? 8 : 4) {
+            const size_t size = at < 11 * 8 ? 8 : 4;
+            char forged[sizeof tables];
+            memcpy(forged, tables, sizeof tables);
+            memcpy(forged + at, &values[v], size);
+            if (memcmp(forged, tables, sizeof tables) == 0)
+                continue;
+            assert_int_equal(open_forged(f, &was, forged, sizeof tables, &err), MSA_FAILED);
+            assert_int_equal(err.code, MSA_E_DATA);
+        }
+    }
+    free(data);
+}
+
+/* As in a bank too large to be verified when it is opened. */
+static void rows_are_verified_on_demand(void **state)
+{
+    fixture *f = *state;
+    fill(f, 0);
+    msa_bank *b = open_bank(f, MSA_BANK_READ, MSA_OK);
+    for (int64_t e = 0; e < EXTENTS; e++)
+        b->parts[e].checked = false;
+    flip(f, "extent-00000001", file_size(f, "extent-00000001") - 100);
+    msa_err err;
+    msa_err_init(&err);
+    assert_int_equal(msa_bank_extent_check(b, 0, &err), MSA_OK);
+    assert_int_equal(msa_bank_extent_check(b, 1, &err), MSA_FAILED);
+    assert_int_equal(err.code, MSA_E_DATA);
+    assert_non_null(strstr(err.msg, "extent-00000001"));
+    assert_int_equal(msa_bank_extent_check(b, 2, NULL), MSA_OK);
+    msa_bank_close(b);
+}
+
 static void ids_must_rise(void **state)
 {
     fixture *f = *state;
@@ -510,6 +599,7 @@ static void a_full_disk_leaves_a_bank_that_goes_on(void **state)
     signal(SIGXFSZ, was);
     assert_int_equal(rc, MSA_FATAL);
     assert_true(msa_bank_has(b, 2));
+    assert_int_equal(file_size(f, "journal"), (int64_t)limit.rlim_cur - 10);
     msa_err err;
     msa_err_init(&err);
     assert_int_equal(append(b, f->model, 2, &err), MSA_OK);
@@ -532,6 +622,8 @@ int main(void)
         TEST(tombstones_outlive_a_damaged_extent),
         TEST(a_torn_journal_keeps_whole_records),
         TEST(a_flipped_journal_never_invents_rows),
+        TEST(forged_numbers_are_refused),
+        TEST(rows_are_verified_on_demand),
         TEST(ids_must_rise),
         TEST(a_number_that_is_not_finite_names_its_document),
         TEST(a_full_disk_leaves_a_bank_that_goes_on),
