@@ -74,7 +74,7 @@ void msa_bank_extent_get(const msa_bank *b, int64_t i, msa_bank_extent *out)
                              .rk = p->rk, .kv = p->kv};
 }
 
-msa_rc msa_bank_extent_check(msa_bank *b, int64_t i, msa_err *err)
+msa_rc msa_bank_extent_check(const msa_bank *b, int64_t i, msa_err *err)
 {
     return msa_bank_part_check(b, &b->parts[i], err);
 }

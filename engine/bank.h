@@ -84,7 +84,7 @@ int64_t msa_bank_n_extents(const msa_bank *b);
 void msa_bank_extent_get(const msa_bank *b, int64_t i, msa_bank_extent *out);
 /* Verifies the checksums of extent i's rows, once a bank handle: MSA_FAILED,
  * MSA_E_DATA naming the extent and the section. Free when opening did it. */
-msa_rc msa_bank_extent_check(msa_bank *b, int64_t i, msa_err *err);
+msa_rc msa_bank_extent_check(const msa_bank *b, int64_t i, msa_err *err);
 msa_dtype msa_bank_dtype(const msa_bank *b);
 int64_t msa_bank_last_doc(const msa_bank *b);
 

@@ -21,6 +21,7 @@
 #include "base/mem.h"
 #include "engine/bank_internal.h"
 #include "kernels/dtype.h"
+#include "tests/support_shm.h"
 #include "tests/support_model.h"
 
 enum { DOCS = 5, EXTENTS = 3 };
@@ -33,8 +34,7 @@ typedef struct fixture {
 static int setup(void **state)
 {
     fixture *f = calloc(1, sizeof *f);
-    strcpy(f->folder, "/tmp/msa-bank-XXXXXX");
-    assert_non_null(mkdtemp(f->folder));
+    msa_test_shm_new(f->folder);
     snprintf(f->bank, sizeof f->bank, "%s/bank", f->folder);
     f->model = msa_test_model_new(&(msa_test_model_opts){.n_layers = 4, .G = 1, .D = 6});
     *state = f;
@@ -44,9 +44,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     fixture *f = *state;
-    char command[64];
-    snprintf(command, sizeof command, "rm -rf '%s'", f->folder);
-    assert_int_equal(system(command), 0);
+    msa_test_shm_remove(f->folder);
     msa_test_model_free(f->model);
     free(f);
     return 0;

@@ -22,6 +22,7 @@
 #include "engine/bank.h"
 #include "engine/safetensors.h"
 #include "kernels/dtype.h"
+#include "tests/support_shm.h"
 #include "tests/support_model.h"
 
 /* ---- documents -------------------------------------------------------------------- */
@@ -96,8 +97,7 @@ typedef struct fixture {
 static int setup(void **state)
 {
     fixture *f = calloc(1, sizeof *f);
-    strcpy(f->folder, "/tmp/msa-prefill-XXXXXX");
-    assert_non_null(mkdtemp(f->folder));
+    msa_test_shm_new(f->folder);
     *state = f;
     return 0;
 }
@@ -105,9 +105,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     fixture *f = *state;
-    char command[64];
-    snprintf(command, sizeof command, "rm -rf '%s'", f->folder);
-    assert_int_equal(system(command), 0);
+    msa_test_shm_remove(f->folder);
     free(f);
     return 0;
 }
