@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/mem.h"
 
 /* Open addressing; the digest is its own hash. */
@@ -89,6 +90,12 @@ const char *msa_contents_get(const msa_contents *c, const char *sha256)
 {
     unsigned char digest[32];
     return c->n && parse(sha256, digest) ? find(c->slots, c->cap, digest)->path : NULL;
+}
+
+uint64_t msa_contents_origin(const char *path)
+{
+    uint64_t h = msa_xxh3(path, (int64_t)strlen(path));
+    return h ? h : 1;
 }
 
 bool msa_contents_merge(msa_contents *c, const msa_contents *from)

@@ -20,6 +20,8 @@ void msa_contents_clear(msa_contents *c);
 bool msa_contents_put(msa_contents *c, const char *sha256, const char *path);
 /* The path, valid until clear or free, or NULL. */
 const char *msa_contents_get(const msa_contents *c, const char *sha256);
+/* How a log names that path: not 0. */
+uint64_t msa_contents_origin(const char *path);
 /* Puts all of `from` into c. */
 bool msa_contents_merge(msa_contents *c, const msa_contents *from);
 

@@ -80,8 +80,9 @@ typedef struct msa_corpus_log_member {
     int64_t n_docs;        /*  8 documents of the member itself */
     int64_t path_bytes;    /* 16 without the NUL */
     int64_t entry_bytes;   /* 24 without the NUL */
-    char sha256[72];       /* 32 hexadecimal digits and NULs; all NUL: not all was read */
-} msa_corpus_log_member;   /* 104 */
+    uint64_t origin;       /* 32 XXH3-64 of the path whose content it repeats, 0: none */
+    char sha256[72];       /* 40 hexadecimal digits and NULs; all NUL: not all was read */
+} msa_corpus_log_member;   /* 112 */
 
 /* FILE: this header, then path (display form), key (raw bytes) and entry, each
  * NUL-terminated. Entries are manifest lines without their newline. */
@@ -99,8 +100,9 @@ typedef struct msa_corpus_log_file {
     uint32_t format;       /* 76 msa_source_format it was read as */
     uint32_t retry;        /* 80 1: failed in a way that may not repeat */
     uint32_t zero;         /* 84 */
-    char sha256[72];       /* 88 hexadecimal digits and NULs */
-} msa_corpus_log_file;     /* 160 */
+    uint64_t origin;       /* 88 XXH3-64 of the path whose content it repeats, 0: none */
+    char sha256[72];       /* 96 hexadecimal digits and NULs */
+} msa_corpus_log_file;     /* 168 */
 
 /* WITHDRAW */
 typedef struct msa_corpus_log_withdraw {
@@ -115,7 +117,7 @@ typedef struct msa_corpus_log_touch {
 } msa_corpus_log_touch;    /* 24 */
 
 _Static_assert(sizeof(msa_corpus_log_docs) == 40 && sizeof(msa_corpus_log_doc) == 88 &&
-                   sizeof(msa_corpus_log_member) == 104 && sizeof(msa_corpus_log_file) == 160 &&
+                   sizeof(msa_corpus_log_member) == 112 && sizeof(msa_corpus_log_file) == 168 &&
                    sizeof(msa_corpus_log_withdraw) == 8 && sizeof(msa_corpus_log_touch) == 24,
                "corpus.log records have no padding");
 

@@ -319,6 +319,8 @@ static msa_rc write_member(msa_intake *in, const frame *f, const msa_manifest_en
 {
     msa_corpus_log_member m = {.number = f->number, .outcome = e->outcome, .n_docs = f->docs};
     memcpy(m.sha256, e->sha256, strlen(e->sha256));
+    if (e->duplicate_of)
+        m.origin = msa_contents_origin(e->duplicate_of);
     char *line = msa_manifest_line(e);
     msa_rc rc = line ? msa_corpus_writer_member(in->o.writer, m, f->path, line, err)
                      : msa_err_nomem(err, "members");

@@ -70,6 +70,7 @@ typedef struct run {
     msa_workers *workers;
     work *todo;
     int64_t n_todo, cap_todo, next;  /* next: to be opened */
+    int64_t barrier;                 /* what comes from here on waits until all before is settled */
     flight ring[AHEAD];
     int64_t ring_head, ring_n, submissions;
     int64_t wait;                    /* submission that the next file repeats, or -1 */
@@ -249,19 +250,23 @@ static msa_rc learn(run *r, const msa_corpus_group *g)
     return ok ? MSA_OK : msa_err_nomem(r->err, "list of contents");
 }
 
-/* Does a group repeat content that lives nowhere any more? */
+static bool lives_at(const run *r, const char *sha256, uint64_t origin)
+{
+    const char *path = msa_contents_get(&r->known, sha256);
+    return path && msa_contents_origin(path) == origin;
+}
+
+/* Does a group repeat content that does not live any more where it says? */
 static bool is_orphan(const run *r, const msa_corpus_group *g)
 {
     const msa_corpus *c = r->writer.before;
-    if (g->outcome == MSA_CORPUS_DUPLICATE &&
-        !msa_contents_get(&r->known, msa_corpus_file(c, g, NULL, NULL, NULL)->sha256))
-        return true;
-    for (int64_t i = 0; i < g->n_members; i++) {
+    const msa_corpus_log_file *f = msa_corpus_file(c, g, NULL, NULL, NULL);
+    bool orphan = f->outcome == MSA_CORPUS_DUPLICATE && !lives_at(r, f->sha256, f->origin);
+    for (int64_t i = 0; !orphan && i < g->n_members; i++) {
         const msa_corpus_log_member *m = msa_corpus_member(c, g, i, NULL, NULL);
-        if (m->outcome == MSA_CORPUS_DUPLICATE && !msa_contents_get(&r->known, m->sha256))
-            return true;
+        orphan = m->outcome == MSA_CORPUS_DUPLICATE && !lives_at(r, m->sha256, m->origin);
     }
-    return false;
+    return orphan;
 }
 
 /* Pairs the living groups with the walk. *out is sorted by key. */
@@ -292,13 +297,22 @@ static msa_rc pair_known(run *r, known_file **out, int64_t *n_out)
     return MSA_OK;
 }
 
+/* In the order of the log, so that a content is known by the path that had it
+ * first, as when the log was written. */
 static msa_rc learn_kept(run *r, const known_file *k, int64_t n)
 {
+    const msa_corpus_index *x = &r->writer.before->x;
+    bool *kept = msa_calloc(x->n_groups, sizeof *kept);
+    if (!kept)
+        return msa_err_nomem(r->err, "list of contents");
+    for (int64_t i = 0; i < n; i++)
+        kept[k[i].g - x->groups] = k[i].s == STANDING_KEPT;
     msa_contents_clear(&r->known);
     msa_rc rc = MSA_OK;
-    for (int64_t i = 0; rc == MSA_OK && i < n; i++)
-        if (k[i].s == STANDING_KEPT)
-            rc = learn(r, k[i].g);
+    for (int64_t i = 0; rc == MSA_OK && i < x->n_groups; i++)
+        if (kept[i])
+            rc = learn(r, &x->groups[i]);
+    free(kept);
     return rc;
 }
 
@@ -309,6 +323,7 @@ static msa_rc list_work(run *r, const known_file *k, int64_t n, const bool *orph
     for (int64_t i = 0; rc == MSA_OK && i < n; i++)
         if (k[i].s == STANDING_CHANGED)
             rc = add_todo(r, (work){.e = k[i].e, .old = k[i].g});
+    r->barrier = r->n_todo;
     for (int64_t w = 0, i = 0; rc == MSA_OK && w < r->walk->n; w++) {
         const msa_walk_entry *e = &r->walk->entries[w];
         while (i < n && strcmp(k[i].key, e->key) < 0)
@@ -546,6 +561,8 @@ static msa_rc open_ahead(run *r)
 {
     msa_rc rc = MSA_OK;
     while (rc == MSA_OK && r->wait < 0 && r->next < r->n_todo && r->ring_n < AHEAD && !stopped(r)) {
+        if (r->next == r->barrier && r->ring_n > 0)
+            break;
         rc = need_workers(r);
         if (rc == MSA_OK && !msa_workers_room(r->workers))
             break;
@@ -564,6 +581,8 @@ static msa_corpus_log_file file_record(const run *r, const flight *f, const msa_
                                .outcome = e->outcome,
                                .format = (uint32_t)r->sources[f->w.e->source].format};
     memcpy(rec.sha256, f->sha256, 64);
+    if (e->duplicate_of)
+        rec.origin = msa_contents_origin(e->duplicate_of);
     return rec;
 }
 

@@ -8,6 +8,9 @@
 char *msa_test_mkdir(void);
 void msa_test_rmdir(char *dir);
 
+/* The path of a program of the same build as this test. */
+char *msa_test_program(const char *name);
+
 /* dir/name, from a ring of static strings. */
 const char *msa_test_path(const char *dir, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Writes a file, making folders on the way; its time is `second` seconds after
@@ -16,6 +19,14 @@ void msa_test_file(const char *path, int64_t second, const void *data, int64_t n
 void msa_test_text_file(const char *path, int64_t second, const char *text);
 /* The whole of a file, NUL-terminated, from malloc; n may be NULL. */
 char *msa_test_slurp(const char *path, int64_t *n);
+
+/* A zip of stored members. {0} is empty; after the end, `bytes` is the archive. */
+typedef struct msa_test_zip {
+    msa_buf bytes, index;
+    int n;
+} msa_test_zip;
+void msa_test_zip_add(msa_test_zip *z, const char *name, const void *data, int64_t n);
+void msa_test_zip_end(msa_test_zip *z);
 
 /* A byte-level tokenizer without merges: one token a byte, ids are the bytes;
  * special tokens <|im_start|> 256 and <|im_end|> 257. Written to dir. other: a
