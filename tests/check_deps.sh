@@ -20,7 +20,7 @@ check kernels base kernels
 check ingest base ingest
 check ingest/extract base ingest
 check engine base kernels engine ingest/tokenizer.h ingest/template.h ingest
-check models base engine models
+check models base kernels engine models
 check jobs base kernels engine ingest jobs
 if grep -nE '#include "ingest/(extract|worker|corpus|run|walk|passage)' engine/*.[ch]; then
     echo "engine/ may use the tokenizer and templates of ingest/, nothing else"; bad=1
