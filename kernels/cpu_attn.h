@@ -39,54 +39,6 @@ static int64_t attn_bytes(msa_dtype act, int64_t keys, int64_t D)
 
 /* ---- packing ----------------------------------------------------------------------- */
 
-/* panel[u*NR + i] = unit u (32 bits: a float or two bf16) of row i, n rows of the
- * panel's NR; the others become zero. */
-static void transpose(const void *const *rows, int64_t n, int64_t units, uint32_t *panel)
-{
-    int64_t i = 0;
-#if defined(__AVX512F__)
-    for (; i + 16 <= n; i += 16) {
-        int64_t u = 0;
-        for (; u + 16 <= units; u += 16) {
-            __m512i a[16], b[16];
-            UNROLL for (int j = 0; j < 16; j++)
-                a[j] = _mm512_loadu_si512((const uint32_t *)rows[i + j] + u);
-            UNROLL for (int j = 0; j < 8; j++) {
-                b[2 * j] = _mm512_unpacklo_epi32(a[2 * j], a[2 * j + 1]);
-                b[2 * j + 1] = _mm512_unpackhi_epi32(a[2 * j], a[2 * j + 1]);
-            }
-            UNROLL for (int j = 0; j < 4; j++) {
-                a[4 * j] = _mm512_unpacklo_epi64(b[4 * j], b[4 * j + 2]);
-                a[4 * j + 1] = _mm512_unpackhi_epi64(b[4 * j], b[4 * j + 2]);
-                a[4 * j + 2] = _mm512_unpacklo_epi64(b[4 * j + 1], b[4 * j + 3]);
-                a[4 * j + 3] = _mm512_unpackhi_epi64(b[4 * j + 1], b[4 * j + 3]);
-            }
-            /* a[4q + c]: 128-bit lane l holds column 4l + c of rows 4q .. 4q+3 */
-            UNROLL for (int c = 0; c < 4; c++) {
-                __m512i even01 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88);
-                __m512i odd01 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd);
-                __m512i even23 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x88);
-                __m512i odd23 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xdd);
-                uint32_t *to = panel + (u + c) * NR + i;
-                _mm512_storeu_si512(to, _mm512_shuffle_i32x4(even01, even23, 0x88));
-                _mm512_storeu_si512(to + 4 * NR, _mm512_shuffle_i32x4(odd01, odd23, 0x88));
-                _mm512_storeu_si512(to + 8 * NR, _mm512_shuffle_i32x4(even01, even23, 0xdd));
-                _mm512_storeu_si512(to + 12 * NR, _mm512_shuffle_i32x4(odd01, odd23, 0xdd));
-            }
-        }
-        for (; u < units; u++)
-            for (int j = 0; j < 16; j++)
-                memcpy(panel + u * NR + i + j, (const uint32_t *)rows[i + j] + u, 4);
-    }
-#endif
-    for (; i < n; i++)
-        for (int64_t u = 0; u < units; u++)
-            memcpy(panel + u * NR + i, (const uint32_t *)rows[i] + u, 4);
-    for (; i < NR; i++)
-        for (int64_t u = 0; u < units; u++)
-            panel[u * NR + i] = 0;
-}
-
 /* Value rows first .. first+n-1 (first is even) into the panels; a missing
  * partner of the last row, up to padding, is zero. */
 static void pack_values(const void *const *rows, int64_t n, msa_dtype act, int64_t D, int64_t first,
@@ -162,7 +114,7 @@ static void pack_keys(key_walk *w, int64_t g, int64_t D, msa_dtype act, int64_t 
             v[i] = as_act(msa_elem_at(s->v, s->dtype, at), s->dtype, act, D,
                           room + NR * even * size);
         }
-        transpose(k, n, units, (uint32_t *)r->k + first * units);
+        pack(k, n, units, (uint32_t *)r->k + first * units);
         pack_values(v, n, act, D, first, padded, r->v);
     }
 }

@@ -105,6 +105,54 @@ EACH_4(bf16, uint16_t)
 static tile_fn *const tiles_bf16[MR_BF16][NV] = {NAME_4(bf16)};
 #endif
 
+/* Packs n rows of `units` 32-bit units (a float or a pair of bf16) each into one
+ * panel: panel[u*NR + i] = unit u of row i; rows n .. NR-1 of the panel are zero. */
+static void pack(const void *const *rows, int64_t n, int64_t units, uint32_t *panel)
+{
+    int64_t i = 0;
+#if defined(__AVX512F__)
+    for (; i + 16 <= n; i += 16) {
+        int64_t u = 0;
+        for (; u + 16 <= units; u += 16) {
+            __m512i a[16], b[16];
+            UNROLL for (int j = 0; j < 16; j++)
+                a[j] = _mm512_loadu_si512((const uint32_t *)rows[i + j] + u);
+            UNROLL for (int j = 0; j < 8; j++) {
+                b[2 * j] = _mm512_unpacklo_epi32(a[2 * j], a[2 * j + 1]);
+                b[2 * j + 1] = _mm512_unpackhi_epi32(a[2 * j], a[2 * j + 1]);
+            }
+            UNROLL for (int j = 0; j < 4; j++) {
+                a[4 * j] = _mm512_unpacklo_epi64(b[4 * j], b[4 * j + 2]);
+                a[4 * j + 1] = _mm512_unpackhi_epi64(b[4 * j], b[4 * j + 2]);
+                a[4 * j + 2] = _mm512_unpacklo_epi64(b[4 * j + 1], b[4 * j + 3]);
+                a[4 * j + 3] = _mm512_unpackhi_epi64(b[4 * j + 1], b[4 * j + 3]);
+            }
+            /* a[4q + c]: 128-bit lane l holds column 4l + c of rows 4q .. 4q+3 */
+            UNROLL for (int c = 0; c < 4; c++) {
+                __m512i even01 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88);
+                __m512i odd01 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd);
+                __m512i even23 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x88);
+                __m512i odd23 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xdd);
+                uint32_t *to = panel + (u + c) * NR + i;
+                _mm512_storeu_si512(to, _mm512_shuffle_i32x4(even01, even23, 0x88));
+                _mm512_storeu_si512(to + 4 * NR, _mm512_shuffle_i32x4(odd01, odd23, 0x88));
+                _mm512_storeu_si512(to + 8 * NR, _mm512_shuffle_i32x4(even01, even23, 0xdd));
+                _mm512_storeu_si512(to + 12 * NR, _mm512_shuffle_i32x4(odd01, odd23, 0xdd));
+            }
+        }
+        for (; u < units; u++)
+            for (int j = 0; j < 16; j++)
+                memcpy(panel + u * NR + i + j, (const uint32_t *)rows[i + j] + u, 4);
+    }
+#endif
+    for (; i < n; i++)
+        for (int64_t u = 0; u < units; u++)
+            memcpy(panel + u * NR + i, (const uint32_t *)rows[i] + u, 4);
+    for (; i < NR; i++)
+        for (int64_t u = 0; u < units; u++)
+            panel[u * NR + i] = 0;
+}
+
 /* Rows x[0..M) times one panel into c, columns 0..cols-1 rounded up to vectors. */
 static void panel_product(msa_dtype t, const void *x, int64_t ldx, int64_t M, const void *panel,
                           int64_t K, float *c, int64_t ldc, int64_t cols)
@@ -116,16 +164,6 @@ static void panel_product(msa_dtype t, const void *x, int64_t ldx, int64_t M, co
         tile_fn *tile = t == MSA_F32 ? tiles_f32[n - 1][nv - 1] : tiles_bf16[n - 1][nv - 1];
         tile(msa_elem_at(x, t, m * ldx), ldx, panel, K, c + m * ldc, ldc);
     }
-}
-
-static void pack(const float *src, int64_t ld, int64_t N, int64_t K, msa_dtype t, void *panels)
-{
-    int64_t step = t == MSA_F32 ? 1 : 2, deep = msa_round_up(K, step);
-    for (int64_t n = 0; n < msa_round_up(N, NR); n++)
-        for (int64_t k = 0; k < deep; k++) {
-            int64_t at = n / NR * NR * deep + k / step * NR * step + n % NR * step + k % step;
-            msa_elem_set(panels, t, at, n < N && k < K ? src[n * ld + k] : 0);
-        }
 }
 
 /* ---- y = x W^T -------------------------------------------------------------------- */

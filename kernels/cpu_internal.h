@@ -27,6 +27,7 @@ enum {
     MSA_CPU_ATTN_ROWS = 96,    /* query rows that share one packing of their keys */
     MSA_CPU_ATTN_BLOCK = 24,   /* query rows whose scores stand in scratch together */
     MSA_CPU_SCAN_ROWS = 48,
+    MSA_CPU_MAX_NR = 64, /* of all instruction sets */
 };
 
 /* ---- jobs: what the items of one operation share ------------------------------- */
@@ -105,10 +106,11 @@ typedef struct msa_cpu_sample_job {
 
 typedef struct msa_cpu_code {
     const char *name;
-    int64_t nr;              /* columns a panel */
+    int64_t nr;              /* columns a panel, at most MSA_CPU_MAX_NR */
     bool native_bf16;
-    /* Packs rows src[n*ld ..] (N x K, f32) into panels of type t. */
-    void (*pack)(const float *src, int64_t ld, int64_t N, int64_t K, msa_dtype t, void *panels);
+    /* Packs n <= nr rows of `units` 32-bit units each (a float or a pair of bf16)
+     * into one panel. */
+    void (*pack)(const void *const *rows, int64_t n, int64_t units, uint32_t *panel);
     /* Thread scratch of an attention item. */
     int64_t (*attn_bytes)(msa_dtype act, int64_t keys, int64_t D);
     msa_pool_fn *linear, *embed, *rms_norm, *qk_rope, *swiglu, *pool, *unit_heads, *convert,
@@ -122,16 +124,5 @@ static inline int64_t msa_round_up(int64_t n, int64_t to)
 {
     return (n + to - 1) / to * to;
 }
-
-/* Bytes of a packed matrix of type t. */
-static inline int64_t msa_cpu_panel_bytes(const msa_cpu_code *c, int64_t N, int64_t K, msa_dtype t)
-{
-    return msa_round_up(N, c->nr) * msa_round_up(K, t == MSA_F32 ? 1 : 2) * msa_dtype_bytes(t);
-}
-
-typedef struct msa_cpu_weight {
-    msa_kern_weight base;
-    void *panels;
-} msa_cpu_weight;
 
 #endif

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/sysinfo.h>
 
 #include "base/mem.h"
@@ -52,10 +53,22 @@ void msa_host_mem_info(const msa_kern *k, int64_t *total, int64_t *free_bytes)
     fclose(f);
 }
 
+void *msa_host_pages(int64_t bytes)
+{
+    enum { HUGE = 1 << 21 };
+    if (bytes < HUGE || bytes > INT64_MAX - HUGE)
+        return msa_alloc_aligned(bytes, 1);
+    size_t whole = (size_t)((bytes + HUGE - 1) / HUGE * HUGE);
+    void *p = aligned_alloc(HUGE, whole);
+    if (p)
+        madvise(p, whole, MADV_HUGEPAGE); /* a wish; small pages do as well */
+    return p;
+}
+
 msa_rc msa_host_alloc(msa_kern *k, int64_t bytes, msa_mem kind, void **out, msa_err *err)
 {
     (void)k, (void)kind;
-    *out = msa_alloc_aligned(bytes, 1);
+    *out = msa_host_pages(bytes);
     if (!*out)
         return msa_err_set(err, MSA_FAILED, MSA_E_NOMEM, "cannot allocate %lld bytes",
                            (long long)bytes);

@@ -127,6 +127,8 @@ msa_rc msa_host_topk_merge(msa_kern *k, msa_kern_stream *st, const float *scores
                            msa_kern_best *best, msa_err *err);
 msa_rc msa_host_topk_init(msa_kern *k, msa_kern_stream *st, int64_t B, int64_t K,
                           msa_kern_best *best, msa_err *err);
+/* Memory for free(), in huge pages where it is large and the system has them. */
+void *msa_host_pages(int64_t bytes);
 /* The processor's name, for info.device. */
 void msa_host_cpu_name(char *out, int64_t cap);
 
