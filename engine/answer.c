@@ -268,9 +268,9 @@ static msa_rc add_evidence(quest *q, int64_t doc, msa_err *err)
 }
 
 /* The round that starts with the routing of the last pass. */
-static msa_rc begin_round(msa_answerer *a, quest *q, int64_t slot, msa_err *err)
+static msa_rc begin_round(msa_answerer *a, quest *q, msa_err *err)
 {
-    int64_t n = msa_route_list(a->model, a->seqs, slot, !a->generative, a->list);
+    int64_t n = msa_route_list(a->model, a->seqs, q - a->quests, !a->generative, a->list);
     msa_round *r = &q->rounds[q->a.n_rounds++];
     n = n < q->q.top_k_docs ? n : q->q.top_k_docs;
     *r = (msa_round){.n_routed = n, .routed = msa_arena_alloc(q->arena, n, sizeof *r->routed)};
@@ -283,11 +283,10 @@ static msa_rc begin_round(msa_answerer *a, quest *q, int64_t slot, msa_err *err)
 
 static msa_rc begin(msa_answerer *a, quest *q, msa_err *err)
 {
-    const int64_t K = a->model->config.top_k;
-    q->a.rc = MSA_OK;
+    const float temperature = (float)q->q.temperature, top_p = (float)q->q.top_p;
     if (q->q.max_tokens < 1)
         return msa_err_set(err, MSA_FAILED, MSA_E_DATA, "max_tokens must be at least 1");
-    if (!(q->q.temperature >= 0) || !isfinite(q->q.temperature) || !(q->q.top_p > 0 && q->q.top_p <= 1))
+    if (!(temperature >= 0) || !isfinite(temperature) || !(top_p > 0 && top_p <= 1))
         return msa_err_set(err, MSA_FAILED, MSA_E_DATA, "temperature or top_p is out of range");
     if (q->q.top_k_docs < 1 || q->q.top_k_docs > MAX_TOP_K)
         return msa_err_set(err, MSA_FAILED, MSA_E_DATA, "top_k_docs must lie in 1 to %d", MAX_TOP_K);
@@ -315,8 +314,7 @@ static msa_rc begin(msa_answerer *a, quest *q, msa_err *err)
     }
     q->phase = LIST;
     q->routing = MSA_ROUTING_LAYERS;
-    q->pos = a->prompts.head.n + K;
-    int64_t question = q->n + a->prompts.tail.n;
+    q->pos = a->prompts.head.n + a->model->config.top_k;
     msa_tokens_clear(&a->tokens);
     rc = msa_prompts_answer_head(&a->prompts, q->q.text, q->q.n, &a->tokens, err);
     if (rc < 0)
@@ -324,8 +322,8 @@ static msa_rc begin(msa_answerer *a, quest *q, msa_err *err)
     /* the list's end, the end of retrieval, the answer head and some of the answer */
     const int64_t least = 1 + a->prompts.done.n + a->tokens.n;
     q->reserve = least + (q->q.max_tokens < a->context / 4 ? q->q.max_tokens : a->context / 4);
-    if (question + least + 2 > a->context || !append(a, q, a->prompts.tail.ids, a->prompts.tail.n))
-        return too_long(a, question + least + 2, err);
+    if (!append(a, q, a->prompts.tail.ids, a->prompts.tail.n) || q->n + least + 2 > a->context)
+        return too_long(a, q->n + least + 2, err);
     q->list_from = q->n;
     return MSA_OK;
 }
@@ -357,7 +355,7 @@ static msa_rc gather_evidence(msa_answerer *a, quest *q, int64_t budget, msa_err
 static msa_rc begin_answer(msa_answerer *a, quest *q, msa_err *err)
 {
     const msa_protocol *p = &a->model->protocol;
-    const msa_round *r = &q->rounds[0];
+    msa_round *r = &q->rounds[0];
     if (r->n_routed == 0 || (p->has_min_score && r->routed[0].score < p->min_score)) {
         finish(q, MSA_NOT_FOUND, "stop");
         return MSA_OK;
@@ -394,9 +392,8 @@ static msa_rc begin_answer(msa_answerer *a, quest *q, msa_err *err)
     q->head = false;
     q->pos = 0;
     q->answer_from = q->n;
-    msa_round *round = &q->rounds[0];
-    round->chosen = q->evidence;
-    round->n_chosen = q->a.n_evidence;
+    r->chosen = q->evidence;
+    r->n_chosen = q->a.n_evidence;
     if (p->attend_memory) {
         int64_t *docs = msa_arena_alloc(q->arena, r->n_routed, sizeof *docs);
         if (!docs)
@@ -507,22 +504,23 @@ static msa_rc on_list_token(msa_answerer *a, quest *q, int32_t id, msa_err *err)
     q->sampled++;
     if (q->text.len > 0 && memmem(q->text.data, (size_t)q->text.len, done, strlen(done)))
         return begin_answer_head(a, q, false, err);
-    if (q->lists >= q->q.max_rounds && !starts_with(done, q->text.len > 0 ? q->text.data : "")) {
+    const char *limit = q->n - q->list_from >= MSA_LIST_TOKENS ? "max_list"
+                        : a->context - q->n <= q->reserve      ? "max_context"
+                                                               : NULL;
+    const bool may_end = starts_with(done, q->text.len > 0 ? q->text.data : "");
+    if (q->lists >= q->q.max_rounds && (limit || !may_end)) {
         /* one list too many: take it back and answer */
         limited(q, "max_rounds");
         q->sampled -= q->n - q->list_from;
         q->n = q->run = q->list_from;
         return begin_answer_head(a, q, true, err);
     }
-    if (end)
-        return end_list(a, q, err);
-    if (q->n - q->list_from >= MSA_LIST_TOKENS)
-        limited(q, "max_list");
-    else if (a->context - q->n <= q->reserve)
-        limited(q, "max_context");
-    else
+    if (!end && !limit)
         return MSA_OK;
-    append(a, q, &a->prompts.retrieve_end, 1);
+    if (!end) {
+        limited(q, limit);
+        append(a, q, &a->prompts.retrieve_end, 1);
+    }
     return end_list(a, q, err);
 }
 
@@ -548,18 +546,16 @@ static msa_rc react(msa_answerer *a, quest *q, int32_t id, msa_err *err)
     const msa_routing routing = q->routing;
     q->run = q->n;
     q->routing = MSA_ROUTING_NONE;
-    if (routing == MSA_ROUTING_COMBINED) {
-        msa_rc rc = begin_round(a, q, q - a->quests, err);
-        return rc < 0 ? rc : begin_answer(a, q, err);
-    }
-    if (routing == MSA_ROUTING_LAYERS) {
-        msa_rc rc = begin_round(a, q, q - a->quests, err);
+    if (routing != MSA_ROUTING_NONE) {
+        msa_rc rc = begin_round(a, q, err);
         if (rc < 0)
             return rc;
-        if (q->a.n_rounds == 1 && q->rounds[0].n_routed == 0) {
-            finish(q, MSA_NOT_FOUND, "stop");
-            return MSA_OK;
-        }
+    }
+    if (routing == MSA_ROUTING_COMBINED)
+        return begin_answer(a, q, err);
+    if (q->rounds[0].n_routed == 0 && a->generative) {
+        finish(q, MSA_NOT_FOUND, "stop");
+        return MSA_OK;
     }
     q->a.completion_tokens++;
     return q->phase == LIST ? on_list_token(a, q, id, err) : on_answer_token(a, q, id, err);
@@ -607,15 +603,23 @@ msa_rc msa_answerer_submit(msa_answerer *a, const msa_question *question, msa_er
     return MSA_OK;
 }
 
-/* Chooses what runs in this pass; *n_logits questions of it get a token. */
+/* Chooses what runs in this pass. A scan reads the whole bank however many share
+ * it, so that questions wait to be routed until a quarter of those in flight do. */
 static int64_t admit(msa_answerer *a)
 {
-    int64_t n = 0, rows = 0;
+    int64_t n = 0, rows = 0, in_flight = 0, to_route = 0;
+    for (int64_t i = 0; i < a->n_order; i++) {
+        const quest *q = &a->quests[a->order[i]];
+        in_flight += q->phase != DONE;
+        to_route += q->phase != DONE && q->routing != MSA_ROUTING_NONE;
+    }
+    const bool hold = 4 * to_route < in_flight;
     for (int single = 1; single >= 0; single--)
         for (int64_t i = 0; i < a->n_order; i++) {
             const quest *q = &a->quests[a->order[i]];
             const int64_t pending = q->n - q->run;
-            if (q->phase == DONE || (pending == 1 && q->routing == MSA_ROUTING_NONE) != single)
+            if (q->phase == DONE || (pending == 1 && q->routing == MSA_ROUTING_NONE) != single ||
+                (hold && q->routing != MSA_ROUTING_NONE))
                 continue;
             if (pending > a->rows - rows)
                 break;

@@ -54,7 +54,7 @@ static void check_company(const msa_test_world_opts *o)
     msa_test_world_open(&w, o);
     many_questions(qs, text);
     msa_test_ask(&w, &(msa_answerer_opts){.max_batch = 1, .max_context = 300}, qs, MANY, alone);
-    msa_test_ask(&w, &(msa_answerer_opts){.max_batch = 4, .max_context = 300}, qs, MANY, together);
+    msa_test_ask(&w, &(msa_answerer_opts){.max_batch = 6, .max_context = 300}, qs, MANY, together);
     int64_t tokens = 0;
     for (int i = 0; i < MANY; i++) {
         assert_int_equal(alone[i].a.rc, MSA_OK);
@@ -217,7 +217,7 @@ static void bad_questions(void **state)
     (void)state;
     for (int kind = 0; kind < 2; kind++) {
         msa_test_world w;
-        enum { N = 8 };
+        enum { N = 9 };
         msa_question qs[N];
         msa_test_answer a[N];
         char longest[400];
@@ -233,6 +233,7 @@ static void bad_questions(void **state)
         qs[4].max_tokens = 0;
         qs[5].temperature = NAN;
         qs[6].top_k_docs = -1;
+        qs[7].top_p = 1e-60;
         msa_test_ask(&w, &(msa_answerer_opts){.max_batch = 3, .max_context = 200}, qs, N, a);
         for (int i = 0; i < N; i++) {
             bool good = i == 0 || i == N - 1;
@@ -476,6 +477,20 @@ static void interleave_limits(void **state)
     ask(&w, q, 300, &a);
     assert_string_equal(a.a.limit, "max_context");
     assert_string_equal(a.a.text, "Yes");
+    msa_test_answers_free(&a, 1);
+    msa_test_world_close(&w);
+
+    /* tokens without text after the last list that is allowed */
+    script(next);
+    next[MSA_TEST_IM_START] = L(3), next[L(3)] = MSA_TEST_REF_END;
+    next[MSA_TEST_REF_END] = next[MSA_TEST_V - 1] = MSA_TEST_V - 1;
+    msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_GENERATIVE, .n_docs = 6,
+                                                   .scripted = true, .next = next});
+    q.max_rounds = 1;
+    ask(&w, q, 300, &a);
+    assert_string_equal(a.a.limit, "max_rounds");
+    assert_string_equal(a.a.text, "Yes");
+    assert_int_equal(a.a.n_rounds, 2);
     msa_test_answers_free(&a, 1);
     msa_test_world_close(&w);
 
