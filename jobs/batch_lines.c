@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "jobs/job_internal.h"
@@ -114,11 +115,14 @@ msa_rc msa_batch_lines_read(msa_job_build *b, const char *path, msa_err *err)
     msa_schema *schema = NULL;
     msa_line_reader r;
     msa_line line;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hold us */
     if (fd < 0)
         return msa_err_sys(err, MSA_FAILED, MSA_E_NOINPUT, errno, "%s", path);
     msa_line_reader_init(&r, fd, MSA_JOB_MAX_LINE_BYTES);
-    msa_rc rc = msa_schema_open("batch_line", &schema, err);
+    struct stat st;
+    msa_rc rc = fstat(fd, &st) == 0 && S_ISREG(st.st_mode)
+                    ? msa_schema_open("batch_line", &schema, err)
+                    : msa_err_set(err, MSA_FAILED, MSA_E_NOINPUT, "not a regular file");
     while (rc == MSA_OK && (rc = msa_line_reader_next(&r, &line, err)) == MSA_OK)
         if (!is_blank(&line))
             rc = add_line(b, schema, &line, err);

@@ -111,12 +111,11 @@ static void print_backends(bool *usable)
     }
 }
 
-/* Runs `msa-extract --version` and prints what it says. */
+/* Runs `msa-extract --formats` and prints the formats that it reads. */
 static bool print_extract(void)
 {
     char *path = msa_program_beside("msa-extract"), line[256];
-    int fds[2];
-    bool ok = false;
+    int fds[2], n = 0;
     if (!path || access(path, X_OK) < 0 || pipe(fds) < 0) {
         printf("msa-extract: not found beside this program\n");
         free(path);
@@ -127,24 +126,26 @@ static bool print_extract(void)
         dup2(fds[1], STDOUT_FILENO);
         close(fds[0]);
         close(fds[1]);
-        execl(path, "msa-extract", "--version", (char *)NULL);
+        execl(path, "msa-extract", "--formats", (char *)NULL);
         _exit(127);
     }
     close(fds[1]);
     FILE *f = fdopen(fds[0], "r");
-    while (f && fgets(line, sizeof line, f)) {
-        printf("%s", line);
-        ok = true;
-    }
+    while (f && fgets(line, sizeof line, f))
+        if (!strstr(line, "not read"))
+            printf("%s %.*s", n++ ? "" : "msa-extract reads:", (int)strcspn(line, " \n"), line);
     if (f)
         fclose(f);
     int status = 0;
     if (pid > 0)
         waitpid(pid, &status, 0);
     free(path);
-    if (!ok || !WIFEXITED(status) || WEXITSTATUS(status))
-        printf("msa-extract: does not run (status %d)\n", status);
-    return ok && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    bool ok = n > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (ok)
+        putchar('\n');
+    else
+        printf("msa-extract: does not run (wait status %d)\n", status);
+    return ok;
 }
 
 int msa_cmd_doctor(const msa_options *o, msa_err *err)

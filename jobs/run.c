@@ -75,8 +75,11 @@ static msa_rc answer_all(msa_run *r, msa_err *err)
     if (rc < 0)
         return rc;
     r->report->nothing_to_do = bank_settled && manifest_same && msa_outputs_settled(r->outputs);
-    if (r->report->nothing_to_do)
+    if (r->report->nothing_to_do) {
+        r->status.now.stage = MSA_STAGE_FINALIZE;
+        r->status.now.docs_prefilled = r->status.now.docs;
         return MSA_OK;
+    }
     if (!bank_settled || r->n_pending) {
         if ((rc = load_model(r, err)) == MSA_OK)
             rc = prefill_stage(r, err);

@@ -1,0 +1,700 @@
+/* msa-batch from the outside: a tiny model, a tiny corpus, the real programs. */
+#define _GNU_SOURCE
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "jobs/program.h"
+#include "jobs/schema.h"
+#include "tests/support_checkpoint.h"
+
+/* ---- the stage --------------------------------------------------------------------- */
+
+static char *dir, *program;
+
+/* dir/name, from a ring of static strings. */
+static const char *in_dir(const char *name)
+{
+    static char ring[8][256];
+    static int next;
+    char *p = ring[next++ % 8];
+    snprintf(p, sizeof ring[0], "%s/%s", dir, name);
+    return p;
+}
+
+static void put(const char *name, const char *text)
+{
+    char *parent = msa_file_dir(in_dir(name));
+    assert_int_equal(msa_file_mkdirs(parent, NULL), MSA_OK);
+    free(parent);
+    msa_test_text(dir, name, text);
+}
+
+static char *get(const char *name)
+{
+    char *data;
+    int64_t n;
+    msa_err err = {0};
+    if (msa_file_read(in_dir(name), 64 << 20, &data, &n, &err) < 0)
+        fail_msg("%s", err.msg);
+    return data;
+}
+
+/* Folders inside the stage, which msa_test_folder_free would not expect. */
+static void clear(const char *name)
+{
+    char command[300];
+    snprintf(command, sizeof command, "rm -rf '%s'", in_dir(name));
+    assert_int_equal(system(command), 0);
+}
+
+static void make_model(const char *name, const char *drop)
+{
+    msa_test_tensors w;
+    const char *at = in_dir(name);
+    assert_int_equal(msa_file_mkdirs(at, NULL), MSA_OK);
+    msa_test_config(at, "max_position_embeddings", "4096");
+    msa_test_tokenizer(at);
+    msa_test_text(at, "msa_protocol.json",
+                  "{\"version\": 1, \"protocol\": \"router\", \"evidence_docs\": 2, \"evidence_tokens\": 400,"
+                  " \"answer_prompt\": \"<|im_start|>{evidence}{question}<|im_end|>\"}");
+    msa_test_tensors_new(&w, &(msa_test_tensors_opts){.dtype = MSA_ST_F32});
+    if (drop)
+        msa_test_tensor_drop(&w, drop);
+    msa_test_tensors_write(&w, 0, w.n, at, "model.safetensors");
+    msa_test_tensors_free(&w);
+}
+
+#define QUERY(id, text) "{\"custom_id\": \"" id "\", \"query\": \"" text "\"}"
+#define THREE QUERY("q1", "Who may end it?") ", " QUERY("q2", "the fee of Acme") ", " QUERY("q3", "What is the term?")
+
+/* Writes NAME.json: a job with its own store and output folder. */
+static void put_job(const char *name, const char *store, const char *queries, const char *more)
+{
+    char file[64];
+    char *text = msa_sprintf("{\"version\": 1, \"id\": \"%s\",\n"
+                             " \"corpus\": {\"store\": \"%s\", \"sources\": [{\"path\": \"in\"}], \"passage_tokens\": 64},\n"
+                             " \"model\": \"model\", \"defaults\": {\"max_tokens\": 6},\n"
+                             " \"queries\": [%s],\n%s \"output\": {\"dir\": \"out-%s\"}}\n",
+                             name, store, queries, more, name);
+    snprintf(file, sizeof file, "%s.json", name);
+    assert_non_null(text);
+    put(file, text);
+    free(text);
+}
+
+static int make_stage(void **state)
+{
+    (void)state;
+    if (access("/dev/shm", W_OK) == 0)
+        setenv("TMPDIR", "/dev/shm", 0); /* hundreds of fsyncs: memory does not wait for a disk */
+    dir = msa_test_folder_new();
+    program = msa_program_beside("../msa-batch");
+    make_model("model", NULL);
+    put("in/a.txt", "Either party may end this agreement upon thirty days' written notice to the other party.\n\n"
+                    "The fee of Acme is 400 dollars a month, to be paid on the first day.\n");
+    put("in/deep/b.txt", "The term of the lease is five years from the first of May.\n");
+    put("in/c.jsonl", "{\"id\": \"r1\", \"title\": \"One\", \"text\": \"Notices go to the address of the landlord.\"}\n"
+                      "{\"id\": \"r2\", \"title\": \"Two\", \"text\": \"Delivery takes place in Rotterdam.\"}\n");
+    return program ? 0 : -1;
+}
+
+static int clear_stage(void **state)
+{
+    char command[300];
+    (void)state;
+    snprintf(command, sizeof command, "rm -rf '%s'", dir);
+    free(program);
+    int rc = system(command);
+    free(dir);
+    return rc;
+}
+
+/* ---- starting the program ------------------------------------------------------------- */
+
+/* Starts msa-batch with up to 11 arguments, on the reference backend where it has
+ * one; stdin from the stage's file "stdin", outputs to "stdout" and "stderr". */
+static pid_t start(int64_t file_limit, const char *const *args)
+{
+    const char *argv[16] = {"msa-batch"};
+    for (int i = 0; i < 12 && args[i]; i++)
+        argv[i + 1] = args[i];
+    fflush(NULL);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid)
+        return pid;
+    int in = open(access(in_dir("stdin"), R_OK) == 0 ? in_dir("stdin") : "/dev/null", O_RDONLY);
+    int out = open(in_dir("stdout"), O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    int err = open(in_dir("stderr"), O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    struct rlimit limit = {(rlim_t)file_limit, (rlim_t)file_limit};
+    if (in < 0 || out < 0 || err < 0 || dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0 || chdir(dir) < 0 ||
+        (file_limit && setrlimit(RLIMIT_FSIZE, &limit) < 0))
+        _exit(99);
+    execv(program, (char *const *)(uintptr_t)argv);
+    _exit(98);
+}
+
+static int finish(pid_t pid)
+{
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 256 + WTERMSIG(status);
+}
+
+#define RUN(...) finish(start(0, (const char *const[]){__VA_ARGS__, NULL}))
+
+/* Runs, and fails the test with what was said when the exit code is another. */
+#define EXPECT(code, ...)                                                                           \
+    do {                                                                                            \
+        int got_code = RUN(__VA_ARGS__);                                                            \
+        if (got_code != (code)) {                                                                   \
+            char *said = get("stderr");                                                             \
+            print_error("line %d: exit %d, not %d: %s\n", __LINE__, got_code, (int)(code), said);   \
+            free(said);                                                                             \
+            fail();                                                                                 \
+        }                                                                                           \
+    } while (0)
+
+static void says(const char *stream, const char *what)
+{
+    char *text = get(stream);
+    if (!strstr(text, what)) {
+        print_error("\"%s\" is not in %s: %s\n", what, stream, text);
+        fail();
+    }
+    free(text);
+}
+
+/* ---- looking at what it wrote ------------------------------------------------------------ */
+
+static void check_value(msa_schema *s, json_t *v, const char *what)
+{
+    msa_schema_fault f;
+    assert_non_null(v);
+    if (!msa_schema_check(s, v, &f)) {
+        print_error("%s: %s: %s\n", what, f.pointer, f.message);
+        fail();
+    }
+}
+
+/* Every line of a file fits a schema; returns how many there are. */
+static int check_lines(const char *name, const char *schema)
+{
+    msa_schema *s = NULL;
+    assert_int_equal(msa_schema_open(schema, &s, NULL), MSA_OK);
+    char *text = get(name), *next;
+    int n = 0;
+    for (char *line = text; *line; line = next, n++) {
+        next = strchr(line, '\n');
+        assert_non_null(next);
+        json_t *v = json_loadb(line, (size_t)(next++ - line), 0, NULL);
+        check_value(s, v, name);
+        json_decref(v);
+    }
+    free(text);
+    msa_schema_free(s);
+    return n;
+}
+
+static json_t *check_file(const char *name, const char *schema)
+{
+    msa_schema *s = NULL;
+    assert_int_equal(msa_schema_open(schema, &s, NULL), MSA_OK);
+    char *text = get(name);
+    json_t *v = json_loads(text, 0, NULL);
+    check_value(s, v, name);
+    free(text);
+    msa_schema_free(s);
+    return v;
+}
+
+/* The line of results.jsonl (or errors.jsonl) that belongs to a question, or NULL. */
+static char *line_of(const char *name, const char *id)
+{
+    char *text = get(name), key[80], *found = NULL;
+    snprintf(key, sizeof key, "\"custom_id\":\"%s\"", id);
+    for (char *line = strtok(text, "\n"); line && !found; line = strtok(NULL, "\n"))
+        if (strstr(line, key))
+            found = msa_strdup(line);
+    free(text);
+    return found;
+}
+
+static void status_says(const char *name, const char *word, int exit_code)
+{
+    json_t *v = check_file(name, "status");
+    assert_string_equal(json_string_value(json_object_get(v, "status")), word);
+    assert_int_equal(json_integer_value(json_object_get(v, "exit_code")), exit_code);
+    json_decref(v);
+}
+
+/* ---- runs ---------------------------------------------------------------------------------- */
+
+static void a_run_and_its_outputs(void **state)
+{
+    (void)state;
+    put_job("one", "store", THREE, "");
+    EXPECT(0, "run", "--device", "ref", "--show", "one.json");
+    says("stderr", "one: 3 questions:");
+    says("stdout", "q2  ");
+    says("stdout", "[1] in/");
+    says("stdout", "3 files: 3 indexed");
+    assert_int_equal(check_lines("out-one/results.jsonl", "result"), 3);
+    assert_int_equal(check_lines("out-one/errors.jsonl", "error"), 0);
+    assert_int_equal(check_lines("out-one/manifest.jsonl", "manifest_line"), 3);
+    status_says("out-one/status.json", "completed", 0);
+    json_t *run = check_file("out-one/run.json", "run");
+    const json_t *counts = json_object_get(json_object_get(run, "counts"), "queries");
+    assert_int_equal(json_integer_value(json_object_get(counts, "total")), 3);
+    assert_int_equal(json_integer_value(json_object_get(counts, "failed")), 0);
+    assert_string_equal(json_string_value(json_object_get(json_object_get(run, "device"), "backend")), "ref");
+    json_decref(run);
+    /* citations: the passages of the context, with the score that routed them */
+    char *line = line_of("out-one/results.jsonl", "q2");
+    assert_non_null(line);
+    json_t *v = json_loads(line, 0, NULL);
+    const json_t *msa = json_object_get(json_object_get(json_object_get(v, "response"), "body"), "msa");
+    const json_t *cited = json_object_get(msa, "citations"), *trace = json_object_get(msa, "trace");
+    assert_int_equal(json_array_size(cited), 2);
+    const json_t *chosen = json_object_get(json_array_get(trace, 0), "chosen");
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *c = json_array_get(cited, i);
+        assert_int_equal(json_integer_value(json_object_get(c, "n")), i + 1);
+        assert_true(json_equal(json_object_get(c, "doc_id"), json_array_get(chosen, i)));
+        assert_true(json_is_real(json_object_get(c, "score")));
+    }
+    json_decref(v);
+    free(line);
+}
+
+static void a_second_run_has_nothing_to_do(void **state)
+{
+    struct stat before, after;
+    (void)state;
+    assert_int_equal(stat(in_dir("out-one/results.jsonl"), &before), 0);
+    EXPECT(0, "one.json", "--device=ref");
+    says("stderr", "nothing to do");
+    assert_int_equal(stat(in_dir("out-one/results.jsonl"), &after), 0);
+    assert_memory_equal(&before.st_mtim, &after.st_mtim, sizeof before.st_mtim);
+    assert_int_equal(before.st_ino, after.st_ino);
+    status_says("out-one/status.json", "completed", 0);
+    EXPECT(0, "run", "-q", "one.json");
+    char *quiet = get("stderr");
+    assert_string_equal(quiet, "");
+    free(quiet);
+}
+
+static void changed_questions_are_asked_again(void **state)
+{
+    (void)state;
+    char *q1 = line_of("out-one/results.jsonl", "q1");
+    put_job("one", "store", QUERY("q1", "Who may end it?") ", " QUERY("q2", "the fee of Beta") ", " QUERY("q4", "new"), "");
+    EXPECT(0, "run", "--device", "ref", "one.json");
+    says("stderr", "(1 of them by earlier runs)");
+    assert_int_equal(check_lines("out-one/results.jsonl", "result"), 3);
+    char *again = line_of("out-one/results.jsonl", "q1"), *gone = line_of("out-one/results.jsonl", "q3");
+    assert_string_equal(q1, again);
+    assert_null(gone);
+    free(q1);
+    free(again);
+}
+
+static void new_files_are_read_and_old_ones_withdrawn(void **state)
+{
+    (void)state;
+    put("in/d.txt", "The seat of the company is in Delft.\n");
+    EXPECT(0, "run", "--device", "ref", "one.json");
+    says("stderr", "4 files: 4 indexed");
+    assert_int_equal(check_lines("out-one/manifest.jsonl", "manifest_line"), 4);
+    assert_int_equal(unlink(in_dir("in/d.txt")), 0);
+    EXPECT(0, "run", "--device", "ref", "one.json");
+    says("stderr", "3 files: 3 indexed");
+    EXPECT(0, "run", "--device", "ref", "one.json");
+    says("stderr", "nothing to do");
+    EXPECT(0, "run", "--device", "ref", "--restart", "one.json");
+    says("stderr", "3 questions: ");
+}
+
+#define BATCH(id, text)                                                                                   \
+    "{\"custom_id\": \"" id "\", \"method\": \"POST\", \"url\": \"/v1/chat/completions\", \"body\": "     \
+    "{\"messages\": [{\"role\": \"user\", \"content\": \"" text "\"}], \"max_tokens\": 4}}\n"
+
+static void bad_lines_fail_alone(void **state)
+{
+    (void)state;
+    put("b.jsonl", BATCH("a", "Who?") "{\"custom_id\": \"broken\"\n" BATCH("a", "twice") BATCH("z", " ") BATCH("c", "What?"));
+    EXPECT(2, "b.jsonl", "--store", "store", "--model", "model", "--out", "out-b", "--device", "ref");
+    assert_int_equal(check_lines("out-b/results.jsonl", "result"), 2);
+    assert_int_equal(check_lines("out-b/errors.jsonl", "error"), 3);
+    says("out-b/errors.jsonl", "b.jsonl line 2: ");
+    says("out-b/errors.jsonl", "b.jsonl line 3: custom_id stands in line 1 already");
+    EXPECT(0, "b.jsonl", "--store", "store", "--model", "model", "--out", "out-b", "--device", "ref");
+    says("stderr", "nothing to do");
+    assert_int_equal(check_lines("out-b/errors.jsonl", "error"), 3);
+    /* the same as a queries_file, over its limit */
+    put_job("limit", "store", "", " \"queries_file\": \"b.jsonl\", \"limits\": {\"max_failed_queries\": \"59%\"},\n");
+    EXPECT(3, "run", "--device", "ref", "limit.json");
+    put_job("limit", "store", "", " \"queries_file\": \"b.jsonl\", \"limits\": {\"max_failed_queries\": \"60%\"},\n");
+    EXPECT(2, "run", "--device", "ref", "--restart", "limit.json");
+}
+
+static void failed_files_are_counted(void **state)
+{
+    (void)state;
+    put("in/empty.pdf", "%PDF-1.4\nnothing that ends well\n");
+    put_job("files", "store-files", THREE, "");
+    EXPECT(2, "run", "--device", "ref", "files.json");
+    says("stderr", "1 failed");
+    assert_int_equal(check_lines("out-files/manifest.jsonl", "manifest_line"), 4);
+    put_job("files", "store-files", THREE, " \"limits\": {\"max_failed_files\": 0},\n");
+    EXPECT(3, "run", "--device", "ref", "--restart", "files.json");
+    EXPECT(0, "ls", "--outcomes", "store-files");
+    says("stdout", "4 files: 3 indexed, 1 failed");
+    says("stdout", "failed: in/empty.pdf");
+    assert_int_equal(unlink(in_dir("in/empty.pdf")), 0);
+}
+
+/* ---- stopping -------------------------------------------------------------------------------- */
+
+static char *many(int n)
+{
+    msa_buf b = {0};
+    for (int i = 0; i < n; i++)
+        msa_buf_printf(&b, "%s{\"custom_id\": \"m%d\", \"query\": \"question number %d\", \"max_tokens\": 24}", i ? ", " : "", i, i);
+    assert_false(b.oom);
+    return b.data;
+}
+
+/* Waits until a file holds at least n bytes. */
+static void wait_for(const char *name, int64_t n, pid_t pid)
+{
+    struct stat st;
+    while (stat(in_dir(name), &st) < 0 || st.st_size < n) {
+        int status;
+        assert_int_equal(waitpid(pid, &status, WNOHANG), 0);
+        usleep(2000);
+    }
+}
+
+/* Killed again and again, each time with a little more done, a run ends with what
+ * an undisturbed run gives, byte for byte. */
+static void a_killed_run_goes_on(void **state)
+{
+    char *queries = many(24);
+    (void)state;
+    put_job("calm", "store", queries, "");
+    put_job("kill", "store", queries, "");
+    EXPECT(0, "run", "--device", "ref", "calm.json");
+    int64_t step = 1;
+    for (int i = 0; i < 4; i++, step += 6000) {
+        pid_t pid = start(0, (const char *const[]){"run", "--device", "ref", "kill.json", NULL});
+        struct stat st;
+        int status = 0;
+        while (waitpid(pid, &status, WNOHANG) == 0) {
+            if (stat(in_dir("out-kill/results.jsonl"), &st) == 0 && st.st_size >= step)
+                kill(pid, SIGKILL);
+            usleep(2000);
+        }
+    }
+    EXPECT(0, "run", "--device", "ref", "kill.json");
+    char *calm = get("out-calm/results.jsonl"), *killed = get("out-kill/results.jsonl");
+    /* the job's id stands in each line */
+    for (char *at = killed; (at = strstr(at, "\"kill/")); at += 6)
+        memcpy(at + 1, "calm", 4);
+    assert_string_equal(calm, killed);
+    free(calm);
+    free(killed);
+    free(queries);
+}
+
+static void signals_stop_a_run_that_can_go_on(void **state)
+{
+    static const int signals[] = {SIGTERM, SIGINT, SIGUSR1};
+    char *queries = many(3000);
+    (void)state;
+    put_job("long", "store", queries, "");
+    for (int i = 0; i < 3; i++) {
+        pid_t pid = start(0, (const char *const[]){"run", "--device", "ref", "long.json", NULL});
+        wait_for("out-long/results.jsonl", 1 + i * 40000, pid);
+        kill(pid, signals[i]);
+        assert_int_equal(finish(pid), 75);
+        says("stderr", "run again");
+        status_says("out-long/status.json", "cancelled", 75);
+        int n = check_lines("out-long/results.jsonl", "result");
+        assert_in_range(n, 1, 2999);
+    }
+    put_job("late", "store", queries, " \"limits\": {\"deadline\": \"1s\"},\n");
+    EXPECT(75, "run", "--device", "ref", "late.json");
+    says("stderr", "the deadline");
+    status_says("out-late/status.json", "expired", 75);
+    free(queries);
+}
+
+/* Until then SIGTERM would kill it, as it does any program. */
+static void wait_for_handler(pid_t pid)
+{
+    char path[64], line[256];
+    unsigned long long caught = 0;
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    while (!(caught & 1ULL << (SIGTERM - 1))) {
+        FILE *f = fopen(path, "r");
+        assert_non_null(f);
+        while (fgets(line, sizeof line, f))
+            if (sscanf(line, "SigCgt: %llx", &caught) == 1)
+                break;
+        fclose(f);
+        usleep(2000);
+    }
+}
+
+static void locks(void **state)
+{
+    msa_file_lock l;
+    (void)state;
+    put_job("locked", "store", THREE, "");
+    EXPECT(0, "run", "--device", "ref", "locked.json");
+    static const char *const places[] = {"out-locked/lock", "store/lock"};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(msa_file_lock_take(&l, in_dir(places[i]), false, NULL), MSA_OK);
+        EXPECT(75, "run", "locked.json");
+        says("stderr", "is held by process");
+        EXPECT(0, "run", "--lock", "skip", "locked.json");
+        says("stderr", "skipped");
+        /* one that waits can be stopped, and goes on when the lock is free */
+        for (int stop = 1; stop >= 0; stop--) {
+            pid_t pid = start(0, (const char *const[]){"run", "--lock=wait", "locked.json", NULL});
+            wait_for_handler(pid);
+            if (stop)
+                kill(pid, SIGTERM);
+            else
+                msa_file_lock_drop(&l);
+            assert_int_equal(finish(pid), stop ? 75 : 0);
+        }
+    }
+}
+
+static void a_full_disk(void **state)
+{
+    char *queries = many(12);
+    (void)state;
+    put_job("full", "store", queries, "");
+    assert_int_equal(finish(start(6000, (const char *const[]){"run", "--device", "ref", "full.json", NULL})), 74);
+    says("stderr", "results.jsonl");
+    EXPECT(0, "run", "--device", "ref", "full.json");
+    assert_int_equal(check_lines("out-full/results.jsonl", "result"), 12);
+    free(queries);
+}
+
+/* ---- refusals ----------------------------------------------------------------------------------- */
+
+static void a_store_of_another_model(void **state)
+{
+    (void)state;
+    make_model("model", NULL);
+    assert_int_equal(rename(in_dir("model"), in_dir("model-kept")), 0);
+    make_model("model", NULL);
+    msa_test_config(in_dir("model"), "rms_norm_eps", "1e-05");
+    put_job("other", "store", THREE, "");
+    EXPECT(77, "run", "--device", "ref", "other.json");
+    says("stderr", "another model");
+    clear("model");
+    assert_int_equal(rename(in_dir("model-kept"), in_dir("model")), 0);
+}
+
+static void a_damaged_store(void **state)
+{
+    (void)state;
+    put_job("damage", "store-damage", THREE, "");
+    EXPECT(0, "run", "--device", "ref", "damage.json");
+    const char *extent = in_dir("store-damage/bank/extent-00000000");
+    int fd = open(extent, O_RDWR);
+    struct stat st;
+    char byte;
+    assert_true(fd >= 0 && fstat(fd, &st) == 0);
+    assert_int_equal(pread(fd, &byte, 1, 4200), 1);
+    byte ^= 1;
+    assert_int_equal(pwrite(fd, &byte, 1, 4200), 1);
+    close(fd);
+    EXPECT(65, "run", "--device", "ref", "--restart", "damage.json");
+    says("stderr", "extent-00000000");
+    status_says("out-damage/status.json", "failed", 65);
+    EXPECT(0, "prefill", "--device", "ref", "--store", "store-damage", "--model", "model");
+    EXPECT(0, "run", "--device", "ref", "damage.json");
+    assert_int_equal(check_lines("out-damage/results.jsonl", "result"), 3);
+    /* cut off */
+    assert_int_equal(truncate(in_dir("store-damage/bank/extent-00000000"), st.st_size / 2), 0);
+    EXPECT(65, "run", "--device", "ref", "--restart", "damage.json");
+    EXPECT(0, "prefill", "--device", "ref", "damage.json");
+    EXPECT(0, "run", "--device", "ref", "damage.json");
+}
+
+static void a_model_that_lacks_a_tensor(void **state)
+{
+    (void)state;
+    make_model("model-short", "model.norm.weight");
+    put("short.json", "{\"version\": 1, \"id\": \"s\", \"corpus\": {\"store\": \"store-s\"}, \"model\": \"model-short\","
+                      " \"output\": {\"dir\": \"out-s\"}}");
+    EXPECT(65, "run", "--device", "ref", "short.json");
+    says("stderr", "model.norm.weight");
+}
+
+static void exit_codes_of_bad_calls(void **state)
+{
+    (void)state;
+    EXPECT(64, "frobnicate");
+    EXPECT(64, "run");
+    EXPECT(64, "run", "--frob", "one.json");
+    EXPECT(64, "run", "one.json", "--lock", "maybe");
+    EXPECT(64, "run", "one.json", "--store", "s");
+    EXPECT(64, "run", "b.jsonl");
+    EXPECT(64, "route", "-k", "0");
+    EXPECT(64, "show", "store", "first");
+    EXPECT(66, "run", "none.json");
+    EXPECT(66, "ls", "no-store");
+    EXPECT(66, "show", "store", "99999");
+    EXPECT(66, "status", "no-out");
+    EXPECT(69, "run", "one.json", "--restart", "--device", "cuda:99");
+    put("bad.json", "{\"version\": 1,\n \"oops\": 2}");
+    EXPECT(65, "run", "bad.json");
+    says("stderr", "bad.json: line 2: /oops: unknown key");
+    EXPECT(65, "validate", "bad.json");
+    put_job("later", "store", "{\"custom_id\": \"a\", \"query\": \"x\", \"mode\": \"review\"}", "");
+    EXPECT(78, "run", "later.json");
+    says("stderr", "mode \"review\" is not in this version");
+    put_job("gone", "store-gone", THREE, "");
+    char *job = get("gone.json"), *path = strstr(job, "\"in\"");
+    memcpy(path, "\"xx\"", 4);
+    put("gone.json", job);
+    free(job);
+    EXPECT(66, "run", "--device", "ref", "gone.json");
+    /* the worst of several, in any order */
+    EXPECT(65, "run", "--device", "ref", "bad.json", "one.json");
+    EXPECT(65, "run", "--device", "ref", "one.json", "bad.json");
+}
+
+/* ---- the other commands ------------------------------------------------------------------------------- */
+
+static void route_lines(void **state)
+{
+    (void)state;
+    put("stdin", "{\"id\": \"x\", \"question\": \"the fee\"}\n{\"id\": 2, \"question\": \"Rotterdam\"}\n");
+    EXPECT(0, "route", "--device", "ref", "--store", "store", "--model", "model", "-k", "3");
+    assert_int_equal(check_lines("stdout", "route_line"), 2);
+    char *text = get("stdout");
+    json_t *first = json_loads(text, JSON_DISABLE_EOF_CHECK, NULL);
+    const json_t *routed = json_object_get(first, "routed");
+    assert_int_equal(json_array_size(routed), 3);
+    for (size_t i = 1; i < 3; i++)
+        assert_true(json_real_value(json_object_get(json_array_get(routed, i - 1), "score")) >=
+                    json_real_value(json_object_get(json_array_get(routed, i), "score")));
+    json_decref(first);
+    free(text);
+    put("stdin", "{\"id\": 1}\njunk\n{\"id\": 3, \"question\": \"who\"}\n");
+    EXPECT(2, "route", "--device", "ref", "--store", "store", "--model", "model");
+    says("stderr", "stdin line 1: key \"question\"");
+    says("stderr", "stdin line 2: ");
+    assert_int_equal(check_lines("stdout", "route_line"), 1);
+    assert_int_equal(unlink(in_dir("stdin")), 0);
+}
+
+static void tokenize_lines(void **state)
+{
+    (void)state;
+    put("tok/tokenizer.json", "");
+    char *json = get("model/tokenizer.json");
+    put("tok/tokenizer.json", json);
+    free(json);
+    put("stdin", "{\"text\": \"the <|im_end|>\"}\n{\"texts\": 1}\n{\"text\": \"\"}\n");
+    EXPECT(2, "tokenize", "--model", "tok");
+    char *plain = get("stdout");
+    assert_null(strstr(plain, "264"));
+    assert_non_null(strstr(plain, "{\"ids\": [257, "));
+    assert_non_null(strstr(plain, "\"error\":\"key \\\"text\\\" is missing or not text\""));
+    assert_non_null(strstr(plain, "{\"ids\": []}\n"));
+    free(plain);
+    EXPECT(2, "tokenize", "--special", "--model", "tok");
+    says("stdout", "264]}");
+    assert_int_equal(unlink(in_dir("stdin")), 0);
+}
+
+static void looking_changes_nothing(void **state)
+{
+    (void)state;
+    EXPECT(0, "validate", "one.json");
+    says("stdout", "valid, 3 questions");
+    EXPECT(0, "plan", "one.json", "--device", "ref");
+    says("stdout", "router keys");
+    says("stdout", "disk of the store");
+    put_job("fresh", "store-fresh", THREE, "");
+    EXPECT(0, "plan", "fresh.json", "--device", "ref");
+    says("stdout", "not ingested yet: 3 files");
+    assert_false(msa_file_exists(in_dir("store-fresh")));
+    EXPECT(0, "ls", "store");
+    says("stdout", "in/deep/b.txt");
+    EXPECT(0, "show", "store", "1");
+    says("stdout", "path     in/a.txt");
+    says("stdout", "Either party may end");
+    EXPECT(0, "status", "out-one");
+    says("stdout", "\"running\": false");
+    EXPECT(0, "version");
+    says("stdout", MSA_PROGRAM_VERSION);
+    EXPECT(0, "--help");
+    EXPECT(0, "run", "--help");
+    says("stdout", "--restart");
+    EXPECT(0, "doctor");
+    says("stdout", "backend ref");
+    says("stdout", "msa-extract reads: pdf");
+}
+
+static void stages_alone(void **state)
+{
+    (void)state;
+    put_job("stages", "store-stages", THREE, "");
+    EXPECT(0, "ingest", "stages.json");
+    assert_false(msa_file_exists(in_dir("out-stages")));
+    assert_false(msa_file_exists(in_dir("store-stages/bank/extent-00000000")));
+    EXPECT(0, "prefill", "--device", "ref", "stages.json");
+    assert_true(msa_file_exists(in_dir("store-stages/bank/extent-00000000")));
+    EXPECT(0, "run", "--device", "ref", "stages.json");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_run_and_its_outputs),
+        cmocka_unit_test(a_second_run_has_nothing_to_do),
+        cmocka_unit_test(changed_questions_are_asked_again),
+        cmocka_unit_test(new_files_are_read_and_old_ones_withdrawn),
+        cmocka_unit_test(bad_lines_fail_alone),
+        cmocka_unit_test(failed_files_are_counted),
+        cmocka_unit_test(a_killed_run_goes_on),
+        cmocka_unit_test(signals_stop_a_run_that_can_go_on),
+        cmocka_unit_test(locks),
+        cmocka_unit_test(a_full_disk),
+        cmocka_unit_test(a_store_of_another_model),
+        cmocka_unit_test(a_damaged_store),
+        cmocka_unit_test(a_model_that_lacks_a_tensor),
+        cmocka_unit_test(exit_codes_of_bad_calls),
+        cmocka_unit_test(route_lines),
+        cmocka_unit_test(tokenize_lines),
+        cmocka_unit_test(looking_changes_nothing),
+        cmocka_unit_test(stages_alone),
+    };
+    return cmocka_run_group_tests(tests, make_stage, clear_stage);
+}
