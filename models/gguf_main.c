@@ -3,7 +3,6 @@
  * opens it as the engine would and prints its fingerprint. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/file.h"
 #include "engine/engine.h"
