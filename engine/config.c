@@ -212,7 +212,7 @@ static msa_rc read_router_layers(const json_t *m, msa_config *c, msa_err *err)
         if (s != NULL) {
             char *end;
             long n = strtol(s, &end, 10);
-            if (end > s && (*end == ',' || *end == '\0'))
+            if (end > s && ((*end == ',' && end[1] != '\0') || *end == '\0'))
                 layer = n;
             s = *end == ',' ? end + 1 : end;
         } else if (json_is_integer(json_array_get(v, i))) {

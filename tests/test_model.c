@@ -258,6 +258,7 @@ static void refuses_options_by_key(void **state)
         {"msa_config", "[]", "msa_config: not an object"},
         {"msa_config.router_layer_idx", "\"2\"", "router_layer_idx"},
         {"msa_config.router_layer_idx", "\"1,x\"", "router_layer_idx"},
+        {"msa_config.router_layer_idx", "\"1,\"", "router_layer_idx"},
         {"msa_config.router_layer_idx", "\"1,1\"", "twice"},
         {"msa_config.router_layer_idx", "[0, 1, 0]", "twice"},
         {"msa_config.router_layer_idx", "\"\"", "names no layer"},
