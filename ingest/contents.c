@@ -108,7 +108,11 @@ bool msa_contents_merge(msa_contents *c, const msa_contents *from)
 
 void msa_contents_clear(msa_contents *c)
 {
-    if (c->n)
+    if (c->cap > 4096 && c->n < c->cap / 8) { /* one large archive is not paid for by all that follow */
+        free(c->slots);
+        c->slots = NULL;
+        c->cap = 0;
+    } else if (c->n)
         memset(c->slots, 0, (size_t)c->cap * sizeof *c->slots);
     c->n = 0;
     if (c->arena)

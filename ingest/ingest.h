@@ -106,18 +106,21 @@ void msa_corpus_size(const msa_corpus *c, int64_t P, int64_t *chunks, int64_t *t
 typedef struct msa_doc {
     int64_t id;
     bool alive;
-    const char *text;        /* the passage, canonical UTF-8, not NUL-terminated */
+    const char *text;        /* the passage, canonical UTF-8, not NUL-terminated; begins with title
+                                and a line feed when there is a title */
     int64_t text_bytes;
     const int32_t *tokens;   /* wrapped: head, text, tail */
     int64_t n_tokens;
     const char *path;        /* display path: FILE or FILE!/MEMBER!/MEMBER */
-    const char *sha256;      /* of the file or member that holds the text, 64 digits */
+    const char *sha256;      /* of the file or member that holds the text: 64 digits, or "" when a
+                                member could not be read to its end */
     const char *file_sha256; /* of the top-level file */
     const char *record;      /* id of a JSONL record, or NULL */
     const char *title;       /* of a JSONL record, or NULL */
     int64_t page;            /* first page, from 1; 0: the format has none */
     const char *page_label;  /* of that page, or NULL */
-    int64_t char_start, char_end; /* code points in the stored text of the file (of the record) */
+    int64_t char_start, char_end; /* code points in the stored text of the file (of the record, its
+                                title not counted) */
 } msa_doc;
 /* false: no such id was ever given. Pointers live as long as the corpus. */
 bool msa_corpus_doc_get(const msa_corpus *c, int64_t id, msa_doc *out);

@@ -373,6 +373,11 @@ static msa_rc end_member(msa_intake *in, const msa_event *ev, msa_err *err)
     if (ev->n > 0 && !reason)
         return msa_err_nomem(err, "members");
     e.reason = reason;
+    if (e.code && strcmp(e.code, "empty_file") == 0) { /* nothing of it is missing */
+        add_warning(in->frames[in->depth - 1], e.code, ev->text, ev->n, 0, 0, -1, 0);
+        e.outcome = MSA_CORPUS_INDEXED;
+        e.code = e.reason = NULL;
+    }
     if (e.outcome != MSA_CORPUS_INDEXED)
         e.stage = "extract";
     msa_rc rc = MSA_OK;

@@ -306,6 +306,8 @@ static void a_repeated_file_is_a_duplicate_until_its_original_goes(void **state)
     ingest();
     check_dump("2 in/b.txt 0 0-5 Same.\n");
     assert_int_equal(counts.files.duplicate, 2);
+    assert_string_equal(text_of(line_of("in/c.txt"), "duplicate_of"), "in/b.txt");
+    assert_string_equal(text_of(line_of("in/z.txt"), "duplicate_of"), "in/b.txt");
 
     /* the original changes */
     put("b.txt", 2, "Other.\n");
@@ -328,7 +330,9 @@ static void broken_empty_and_unknown_files_cost_themselves(void **state)
     check_line("in/picture", "failed", "unsupported_type");
     assert_true(strlen(text_of(line_of("in/picture"), "next_step")) > 0);
     assert_string_equal(text_of(line_of("in/broken.pdf"), "stage"), "extract");
-    /* empty files do not repeat each other */
+    /* of empty files nothing is missing, and they do not repeat each other */
+    check_line("in/a-empty.txt", "indexed", "");
+    assert_true(has_warning("in/b-empty.txt", "empty_file"));
     assert_int_equal(counts.files.duplicate, 0);
     assert_int_equal(counts.files.total, 5);
     /* and are not read again */
@@ -395,6 +399,12 @@ static void members_have_outcomes_of_their_own(void **state)
     check_line("in/b.zip!/bad.pdf", "failed", "pdf_damaged");
     check_line("in/b.zip", "indexed", "");
     assert_int_equal(json_integer_value(json_object_get(line_of("in/b.zip"), "members")), 9);
+
+    /* a new time of an original changes nothing for what repeats it */
+    put("a.txt", 2, "Top.\n");
+    ingest();
+    assert_int_equal(counts.docs_new, 0);
+    check_line("in/b.zip!/top.txt", "duplicate_of", "");
 
     /* the text that the archive repeated lives on in it when the file goes */
     assert_int_equal(unlink(msa_test_path(in, "a.txt")), 0);
