@@ -347,7 +347,7 @@ static msa_rc router_queries(msa_seqs *s, const msa_layer *l, int64_t first, int
     const int64_t act = msa_dtype_bytes(s->act), width = msa_kern_route_width(&c->route);
     const int64_t base = s->row_start[first];
     const char *rq = s->f.qkv;
-    int64_t stride = (c->H + 2 * c->G) * c->D, zero = 0;
+    int64_t stride = (c->H + 2 * c->G) * c->D, origin = 0;
     msa_rc rc = MSA_OK;
     if (c->decoupled) {
         /* one product over all rows of these sequences; the few that do not
@@ -356,14 +356,14 @@ static msa_rc router_queries(msa_seqs *s, const msa_layer *l, int64_t first, int
                              s->row_start[last] - base, s->router_q, MSA_LINEAR_ACT, err);
         rq = s->router_q;
         stride = c->H * c->D;
-        zero = base;
+        origin = base;
     }
     int64_t T = 0;
     for (int64_t i = first; rc >= 0 && i < last; i++) {
         const msa_seq_rows *r = s->order[i];
         s->q_start[i - first] = T;
         for (int64_t j = 0; rc >= 0 && j < r->n_route; j++) {
-            int64_t row = s->row_start[i] + r->route[j].from - zero;
+            int64_t row = s->row_start[i] + r->route[j].from - origin;
             int64_t n = r->route[j].to - r->route[j].from;
             rc = msa_kern_router_query(k, NULL, &c->route, rq + row * stride * act, false, stride, n,
                                        q + T * width, err);
