@@ -32,6 +32,7 @@
 #define SKIPS_MAX 16          /* members left out of one file */
 #define FILES_A_WORKER 1000   /* leaks of libraries end with the process */
 #define RSS_A_WORKER ((int64_t)512 << 20)
+#define START_SECONDS 60      /* from exec to HELLO, on a machine that is busy */
 #define STARTS_MAX 3          /* workers in a row that die before they say HELLO */
 #define WALL_PER_CPU 10       /* listening time of one file, in cpu_seconds */
 #define TICK_MS 200
@@ -187,6 +188,16 @@ static void job_drop_events(msa_workers *w, job *j)
     j->given = 0;
 }
 
+/* Whether the member is left out already, and still it is where workers end. */
+static bool skipped(const job *j, const char *path)
+{
+    size_t n = strlen(path);
+    for (const char *p = j->skip.data; p && *p; p = strchr(p, ';') + 1)
+        if (!strncmp(p, path, n) && p[n] == '=')
+            return true;
+    return false;
+}
+
 /* Another attempt, or the end of the file. The member that was open when the
  * last attempt ended is left out of the next one: an archive loses it and nothing
  * else, and each further bad member costs one worker. */
@@ -197,7 +208,7 @@ static void job_again(msa_workers *w, job *j, bool may_repeat)
     j->attempts++;
     if (may_repeat && j->attempts < ATTEMPTS)
         j->state = JOB_WAITING;
-    else if (path.len > 0 && !path.oom && j->skips < SKIPS_MAX) {
+    else if (path.len > 0 && !path.oom && j->skips < SKIPS_MAX && !skipped(j, path.data)) {
         msa_buf_printf(&j->skip, "%s=%s;", path.data, j->code);
         j->skips++;
         j->attempts = ATTEMPTS - 1;
@@ -475,8 +486,9 @@ static void pump(msa_workers *w, int timeout_ms)
         if (k->child.pid < 0 || !k->job)
             continue;
         char why[128];
-        if (k->heard_ms > w->limits.stall_seconds * 1000) {
-            snprintf(why, sizeof why, "the parser was silent for %lld s", (long long)w->limits.stall_seconds);
+        int64_t silence = k->ready ? w->limits.stall_seconds : START_SECONDS;
+        if (k->heard_ms > silence * 1000) {
+            snprintf(why, sizeof why, "the parser was silent for %lld s", (long long)silence);
             worker_lost(w, k, "stall", why);
         } else if (k->ready && k->wall_ms / 1000 > w->limits.cpu_seconds * WALL_PER_CPU) {
             snprintf(why, sizeof why, "the parser took more than %lld s",

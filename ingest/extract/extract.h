@@ -47,8 +47,8 @@ struct msa_input {
     int64_t size;        /* with random access */
     /* kept by msa_input_* */
     bool member;         /* counts against the limits of members */
-    bool ended;
-    msa_result fault;    /* reading ended early: why */
+    bool ended, cut;     /* cut: not at the end of the content */
+    msa_result fault;    /* the content is not whole or not right: why */
     msa_buf head;        /* bytes looked at but not yet taken */
     msa_buf held;        /* the whole content, when loaded */
     msa_sha256 *hash;

@@ -61,6 +61,8 @@ static const opener openers[] = {
 typedef struct source {
     msa_input *in;
     int64_t pos;
+    bool at_end;     /* libarchive asked for bytes behind the last one */
+    bool opened;     /* a format was found */
     char block[BLOCK];
 } source;
 
@@ -73,12 +75,14 @@ static la_ssize_t read_source(struct archive *a, void *user, const void **p)
         if (n > 0)
             s->pos += n;
         *p = s->block;
+        s->at_end = n == 0;
         msa_extract_beat(s->in->x);
         return n;
     }
     const char *block;
     int64_t n = msa_input_next(s->in, &block);
     *p = block;
+    s->at_end = n == 0;
     return n;
 }
 
@@ -89,6 +93,7 @@ static la_int64_t seek_source(struct archive *a, void *user, la_int64_t offset, 
     int64_t base = whence == SEEK_SET ? 0 : whence == SEEK_CUR ? s->pos : s->in->size, to;
     if (__builtin_add_overflow(base, offset, &to) || to < 0 || to > s->in->size)
         return ARCHIVE_FATAL;
+    s->at_end = false;
     return s->pos = to;
 }
 
@@ -113,25 +118,29 @@ static const char *says(struct archive *a)
 }
 
 /* A code out of libarchive's words: it has no numbers for these. */
-static const char *code_of(struct archive *a)
+static const char *code_of(struct archive *a, const source *s)
 {
     const char *text = says(a);
-    if (strcasestr(text, "encrypt") || strcasestr(text, "passphrase") || archive_read_has_encrypted_entries(a) > 0)
+    if (strcasestr(text, "encrypt") || strcasestr(text, "passphrase"))
         return "encrypted";
-    if (strcasestr(text, "truncated") || strcasestr(text, "unexpected end") || strcasestr(text, "premature end"))
-        return "archive_truncated";
     if (strcasestr(text, "crc") || strcasestr(text, "checksum"))
         return "checksum";
     if (strcasestr(text, "memory"))
         return "limit_memory";
-    return "archive_damaged";
+    if (strcasestr(text, "truncated") || strcasestr(text, "unexpected end") || s->at_end)
+        return "archive_truncated";
+    /* some readers stumble over encryption without saying so; before a format is
+     * found libarchive must not be asked */
+    if (s->opened && archive_read_has_encrypted_entries(a) > 0)
+        return "encrypted";
+    return strcasestr(text, "support") ? "archive_unsupported" : "archive_damaged";
 }
 
 /* ---- members ---------------------------------------------------------------- */
 
 typedef struct member {
     struct archive *a;
-    struct archive_entry *entry;
+    const source *s;
     const char *pending;     /* a block behind a gap */
     int64_t n_pending, gap, pos;
     bool ended;
@@ -165,11 +174,13 @@ static int64_t fill_member(msa_input *in, const char **p)
         if (r == ARCHIVE_RETRY)
             continue;
         if (r != ARCHIVE_OK && r != ARCHIVE_WARN && r != ARCHIVE_EOF) {
-            const char *code = code_of(m->a);
+            const char *code = code_of(m->a, m->s);
             msa_result_set(&in->fault, MSA_EXTRACT_PARTIAL,
                            strcmp(code, "archive_damaged") ? code : "member_damaged", "%s", says(m->a));
             return -1;
         }
+        if (r == ARCHIVE_WARN) /* a wrong checksum, say: the bytes are all there */
+            msa_result_set(&in->fault, MSA_EXTRACT_PARTIAL, code_of(m->a, m->s), "%s", says(m->a));
         if (r == ARCHIVE_EOF) {
             m->ended = true;
             size = 0;
@@ -188,7 +199,7 @@ static char *stripped(const char *name);
 
 /* The name as the archive has it, new. A single compressed file has its own
  * name without the suffix. */
-static char *entry_name(msa_input *in, struct archive *a, struct archive_entry *e)
+static char *entry_name(const msa_input *in, struct archive *a, struct archive_entry *e)
 {
     if (archive_format(a) == ARCHIVE_FORMAT_RAW)
         return stripped(in->name);
@@ -214,25 +225,25 @@ static char *stripped(const char *name)
 
 /* Bytes that nobody wants still have to be decompressed to reach what is behind
  * them; through our own loop they count and show that work goes on. */
-static void pass_over(msa_extract *x, struct archive *a, struct archive_entry *e)
+static void pass_over(msa_extract *x, struct archive *a, const source *s)
 {
-    member m = {.a = a, .entry = e};
+    member m = {.a = a, .s = s};
     msa_input in = {.x = x, .name = "", .fill = fill_member, .user = &m, .fd = -1, .member = true};
     msa_input_drain(&in);
 }
 
-static void read_member(msa_extract *x, struct archive *a, struct archive_entry *e, const char *name, int64_t ordinal)
+static void read_member(msa_extract *x, struct archive *a, const source *s, const char *name, int64_t ordinal)
 {
-    member m = {.a = a, .entry = e};
+    member m = {.a = a, .s = s};
     msa_input in = {.x = x, .name = name, .fill = fill_member, .user = &m, .fd = -1, .member = true};
     msa_extract_member(x, &in, ordinal);
 }
 
-static void one_entry(msa_extract *x, msa_input *in, struct archive *a, struct archive_entry *e, int64_t ordinal)
+static void one_entry(msa_extract *x, const source *s, struct archive *a, struct archive_entry *e, int64_t ordinal)
 {
     msa_result r = {0};
     int kind = (int)archive_entry_filetype(e);
-    char *name = entry_name(in, a, e);
+    char *name = entry_name(s->in, a, e);
     const char *skip;
     if (!name)
         msa_extract_stop(x, "limit_memory", "out of memory");
@@ -248,16 +259,17 @@ static void one_entry(msa_extract *x, msa_input *in, struct archive *a, struct a
     } else if ((skip = msa_extract_skip_code(x, ordinal))) {
         msa_result_set(&r, MSA_EXTRACT_FAILED, skip, "left out: reading it ended the parser before");
         msa_extract_unread(x, name, "unread", ordinal, &r);
-        pass_over(x, a, e);
+        pass_over(x, a, s);
     } else
-        read_member(x, a, e, name, ordinal);
+        read_member(x, a, s, name, ordinal);
     free(name);
 }
 
 /* ---- the archive ------------------------------------------------------------ */
 
-static void entries(msa_extract *x, msa_input *in, struct archive *a, msa_result *r)
+static void entries(msa_extract *x, const source *s, struct archive *a, msa_result *r)
 {
+    const msa_input *in = s->in;
     int failures = 0;
     bool any_name = false;
     for (int64_t ordinal = 0; msa_extract_going(x);) {
@@ -273,10 +285,10 @@ static void entries(msa_extract *x, msa_input *in, struct archive *a, msa_result
             x->members++;
             failures = 0;
             any_name = true;
-            one_entry(x, in, a, e, ordinal++);
+            one_entry(x, s, a, e, ordinal++);
             continue;
         }
-        const char *code = code_of(a);
+        const char *code = code_of(a, s);
         bool dead = rc == ARCHIVE_FATAL || ++failures >= FAILURES_MAX;
         msa_result_set(r, any_name || !dead ? MSA_EXTRACT_PARTIAL : MSA_EXTRACT_FAILED, code, "%s", says(a));
         if (dead)
@@ -321,9 +333,11 @@ void msa_extract_archive(msa_extract *x, msa_input *in, const msa_format *f, msa
     if (rc == ARCHIVE_OK)
         rc = archive_read_open1(a);
     if (rc != ARCHIVE_OK)
-        msa_result_set(r, MSA_EXTRACT_FAILED, code_of(a), "%s", says(a));
-    else
-        entries(x, in, a, r);
+        msa_result_set(r, MSA_EXTRACT_FAILED, code_of(a, s), "%s", says(a));
+    else {
+        s->opened = true;
+        entries(x, s, a, r);
+    }
 done:
     archive_read_free(a);
     free(s);

@@ -307,7 +307,7 @@ void msa_extract_member(msa_extract *x, msa_input *in, int64_t ordinal)
         x->warnings = 0; /* room for this one */
         msa_extract_warn(x, MSA_NOWHERE, "warnings_cut", "%lld more warnings", (long long)x->warnings_cut);
     }
-    if (in->hash && in->ended && !in->fault.code)
+    if (in->hash && in->ended && !in->cut)
         msa_sha256_finish(in->hash, sha256);
     else
         msa_sha256_free(in->hash);

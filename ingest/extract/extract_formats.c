@@ -43,7 +43,9 @@ static bool has_suffix(const char *name, const char *suffixes)
 static bool is_pdf(const msa_sniff *s)
 {
     const unsigned char *p = find(s, 1024, "%PDF-");
-    return p && (p == s->head || has_suffix(s->name, ".pdf") || (!s->text && find(s, s->n, " obj")));
+    if (has_suffix(s->name, ".pdf"))
+        return p || find(s, 1024, " obj"); /* its first bytes may be lost: the parser tells */
+    return p && (p == s->head || (!s->text && find(s, s->n, " obj")));
 }
 
 static bool is_gzip(const msa_sniff *s) { return AT(s, 0, "\x1f\x8b\x08"); }
@@ -62,7 +64,8 @@ static bool is_zip(const msa_sniff *s)
     return AT(s, 0, "PK\3\4") || AT(s, 0, "PK\5\6") || AT(s, 0, "PK\7\10PK\3\4") || AT(s, 0, "PK00PK\3\4");
 }
 
-/* Office documents are zip files; what their first member is called tells. */
+/* Office documents are zip files: what their first member is called tells, or the
+ * name of the file when another writer ordered them otherwise. */
 static bool zip_begins(const msa_sniff *s, const char *name)
 {
     return AT(s, 0, "PK\3\4") && at(s, 30, name, (int64_t)strlen(name));
@@ -73,15 +76,22 @@ static bool is_ooxml(const msa_sniff *s)
            zip_begins(s, "word/") || zip_begins(s, "xl/") || zip_begins(s, "ppt/") ||
            (is_zip(s) && has_suffix(s->name, ".docx .docm .dotx .xlsx .xlsm .xltx .pptx .pptm .potx"));
 }
-static bool is_odf(const msa_sniff *s) { return zip_begins(s, "mimetypeapplication/vnd.oasis.opendocument"); }
-static bool is_epub(const msa_sniff *s) { return zip_begins(s, "mimetypeapplication/epub"); }
+static bool is_odf(const msa_sniff *s)
+{
+    return zip_begins(s, "mimetypeapplication/vnd.oasis.opendocument") ||
+           (is_zip(s) && has_suffix(s->name, ".odt .ods .odp .odg"));
+}
+static bool is_epub(const msa_sniff *s)
+{
+    return zip_begins(s, "mimetypeapplication/epub") || (is_zip(s) && has_suffix(s->name, ".epub"));
+}
 static bool is_7z(const msa_sniff *s) { return AT(s, 0, "7z\xbc\xaf\x27\x1c"); }
 static bool is_rar(const msa_sniff *s) { return AT(s, 0, "Rar!\x1a\x07\0") || AT(s, 0, "Rar!\x1a\x07\1\0"); }
 
 /* The header's own checksum; the magic alone is missing from old archives. */
 static bool is_tar(const msa_sniff *s)
 {
-    if (s->n < 512 || s->head[0] == 0)
+    if (s->n < 512)
         return false;
     int64_t sum = 0, said = 0, i = 148;
     for (int64_t k = 0; k < 512; k++)
@@ -173,7 +183,7 @@ static bool is_mail(const msa_sniff *s)
         for (size_t k = 0; k < sizeof typical / sizeof *typical; k++)
             mail += n >= (int64_t)strlen(typical[k]) && !strncasecmp(line, typical[k], strlen(typical[k]));
     }
-    return fields >= 3 && mail >= 1;
+    return (fields >= 3 && mail >= 1) || (fields >= 1 && has_suffix(s->name, ".eml .mbox"));
 }
 
 /* The job says so; or the name does and the first line is a record with text. */

@@ -43,6 +43,7 @@ static int64_t take(msa_input *in, const char **p)
         n = counted(in, n);
     if (n <= 0) {
         in->ended = true;
+        in->cut = n < 0;
         return 0;
     }
     if (in->hash)

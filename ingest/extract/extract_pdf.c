@@ -12,6 +12,8 @@ static int64_t file_max(const msa_extract *x)
     return x->job.limits.memory_bytes / 2;
 }
 
+#define NULS_MAX 64 /* of one page that are worth a selection each */
+
 /* ---- one page --------------------------------------------------------------- */
 
 /* poppler puts U+202A..U+202E around text that runs from right to left. They are
@@ -97,6 +99,44 @@ static void page_failed(pdf *d, int64_t number, const char *code, const char *wh
     msa_extract_warn(d->x, (msa_where){number, 0, -1}, code, "page %lld: %s", (long long)number, why);
 }
 
+/* The text of boxes[from..n) as a selection that begins inside the first of them
+ * gives it; NULL unless the selection has exactly these boxes. */
+static char *text_from(PopplerPage *page, const PopplerRectangle *boxes, int64_t from, int64_t n)
+{
+    const PopplerRectangle *first = &boxes[from];
+    PopplerRectangle area = {first->x1 + (first->x2 - first->x1) / 4, (first->y1 + first->y2) / 2, 0, 0};
+    PopplerRectangle *rest = NULL;
+    guint n_rest = 0;
+    poppler_page_get_size(page, &area.x2, &area.y2);
+    bool same = poppler_page_get_text_layout_for_area(page, &area, &rest, &n_rest) &&
+                (int64_t)n_rest == n - from && !memcmp(rest, first, n_rest * sizeof *rest);
+    g_free(rest);
+    return same ? poppler_page_get_selected_text(page, POPPLER_SELECTION_GLYPH, &area) : NULL;
+}
+
+/* poppler hands text over as a C string, which ends at U+0000; the boxes of the
+ * characters tell how much is missing. The rest is fetched from the box behind
+ * the NUL on, in the same order, until all boxes have their character. A line end
+ * has a box without width, in which no selection can begin. Appends what it gets,
+ * with U+FFFD for each NUL; false when something stays lost. */
+static bool recover(PopplerPage *page, const PopplerRectangle *boxes, int64_t n_boxes, int64_t chars,
+                    msa_buf *out)
+{
+    for (int nuls = 0; chars < n_boxes && nuls < NULS_MAX; nuls++) {
+        msa_buf_puts(out, "\xef\xbf\xbd");
+        if (++chars < n_boxes && boxes[chars].x1 == boxes[chars].x2) {
+            msa_buf_puts(out, "\n");
+            chars++;
+        }
+        char *s = chars < n_boxes ? text_from(page, boxes, chars, n_boxes) : g_strdup("");
+        if (!s)
+            return false;
+        chars += put_page_text(out, s);
+        g_free(s);
+    }
+    return chars == n_boxes;
+}
+
 /* The page's text into d->text. */
 static void page_text(pdf *d, PopplerPage *page, int64_t number)
 {
@@ -104,9 +144,13 @@ static void page_text(pdf *d, PopplerPage *page, int64_t number)
     PopplerRectangle *boxes = NULL;
     guint n_boxes = 0;
     int64_t chars = put_page_text(&d->text, s ? s : "");
-    /* the text is a C string and ends at U+0000; the boxes know better */
-    if (poppler_page_get_text_layout(page, &boxes, &n_boxes) && (int64_t)n_boxes > chars)
-        page_failed(d, number, "nul_in_text", "text behind a NUL character is lost");
+    if (poppler_page_get_text_layout(page, &boxes, &n_boxes) && (int64_t)n_boxes > chars) {
+        if (recover(page, boxes, n_boxes, chars, &d->text))
+            msa_extract_warn(d->x, (msa_where){number, 0, -1}, "nul_in_text",
+                             "page %lld: NUL characters became U+FFFD", (long long)number);
+        else
+            page_failed(d, number, "nul_in_text", "text behind a NUL character is lost");
+    }
     g_free(boxes);
     g_free(s);
 }
