@@ -64,7 +64,7 @@ const char *msa_test_path(const char *dir, const char *fmt, ...)
     return path;
 }
 
-void msa_test_file(const char *path, int64_t second, const void *data, int64_t n)
+void msa_test_put(const char *path, int64_t second, const void *data, int64_t n)
 {
     char *dir = msa_file_dir(path);
     assert_non_null(dir);
@@ -78,9 +78,9 @@ void msa_test_file(const char *path, int64_t second, const void *data, int64_t n
     close(fd);
 }
 
-void msa_test_text_file(const char *path, int64_t second, const char *text)
+void msa_test_put_text(const char *path, int64_t second, const char *text)
 {
-    msa_test_file(path, second, text, (int64_t)strlen(text));
+    msa_test_put(path, second, text, (int64_t)strlen(text));
 }
 
 char *msa_test_slurp(const char *path, int64_t *n)
@@ -180,7 +180,7 @@ static void put_byte_token(msa_buf *b, unsigned c, unsigned shown)
     msa_buf_printf(b, "\": %u", c);
 }
 
-msa_tokenizer *msa_test_tokenizer(const char *dir, bool other)
+msa_tokenizer *msa_test_byte_tokenizer(const char *dir, bool other)
 {
     static const char *const special[] = {"<|im_start|>", "<|im_end|>"};
     msa_buf b = {0};
@@ -202,7 +202,7 @@ msa_tokenizer *msa_test_tokenizer(const char *dir, bool other)
     msa_buf_puts(&b, "}}}");
     assert_false(b.oom);
     const char *path = msa_test_path(dir, other ? "tokenizer-b.json" : "tokenizer.json");
-    msa_test_file(path, 0, b.data, b.len);
+    msa_test_put(path, 0, b.data, b.len);
     msa_buf_free(&b);
     msa_tokenizer *t;
     msa_err err;

@@ -15,8 +15,8 @@ char *msa_test_program(const char *name);
 const char *msa_test_path(const char *dir, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Writes a file, making folders on the way; its time is `second` seconds after
  * 2001-01-01, so that what ingest stores does not depend on when a test runs. */
-void msa_test_file(const char *path, int64_t second, const void *data, int64_t n);
-void msa_test_text_file(const char *path, int64_t second, const char *text);
+void msa_test_put(const char *path, int64_t second, const void *data, int64_t n);
+void msa_test_put_text(const char *path, int64_t second, const char *text);
 /* The whole of a file, NUL-terminated, from malloc; n may be NULL. */
 char *msa_test_slurp(const char *path, int64_t *n);
 
@@ -31,6 +31,6 @@ void msa_test_zip_end(msa_test_zip *z);
 /* A byte-level tokenizer without merges: one token a byte, ids are the bytes;
  * special tokens <|im_start|> 256 and <|im_end|> 257. Written to dir. other: a
  * file of another digest. */
-msa_tokenizer *msa_test_tokenizer(const char *dir, bool other);
+msa_tokenizer *msa_test_byte_tokenizer(const char *dir, bool other);
 
 #endif

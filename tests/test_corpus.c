@@ -252,7 +252,7 @@ static void a_log_cut_anywhere_keeps_its_whole_groups(void **state)
     char *log = msa_test_slurp(msa_test_path(dir, "cut/corpus.log"), &n);
     int64_t seen = 0;
     for (int64_t cut = 0; cut <= n; cut++) {
-        msa_test_file(file, 0, log, cut);
+        msa_test_put(file, 0, log, cut);
         msa_corpus *c;
         msa_rc rc = msa_corpus_open(store, &c, NULL);
         if (rc == MSA_OK) {
@@ -315,7 +315,7 @@ static void forged_records_never_lead_outside(void **state)
                 memcpy(forged, log, (size_t)n);
                 forged[at + MSA_LOG_FILE_RECORD + i] ^= (char)with[k];
                 sign(forged, at);
-                msa_test_file(file, 0, forged, n);
+                msa_test_put(file, 0, forged, n);
                 msa_corpus *c;
                 if (msa_corpus_open(store, &c, NULL) != MSA_OK) {
                     refused++;

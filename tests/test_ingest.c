@@ -33,7 +33,7 @@ static int group_set_up(void **state)
 {
     (void)state;
     dir = msa_test_mkdir();
-    tok = msa_test_tokenizer(dir, false);
+    tok = msa_test_byte_tokenizer(dir, false);
     extract = msa_test_program("msa-extract");
     return 0;
 }
@@ -101,7 +101,7 @@ static void ingest(void)
 
 static void put(const char *name, int64_t second, const char *text)
 {
-    msa_test_text_file(msa_test_path(in, "%s", name), second, text);
+    msa_test_put_text(msa_test_path(in, "%s", name), second, text);
 }
 
 /* ---- looking ------------------------------------------------------------------ */
@@ -322,7 +322,7 @@ static void broken_empty_and_unknown_files_cost_themselves(void **state)
     put("a-empty.txt", 1, "");
     put("b-empty.txt", 1, "");
     put("broken.pdf", 1, "%PDF-1.4\nnothing of use\n");
-    msa_test_file(msa_test_path(in, "picture"), 1, "\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\0", 20);
+    msa_test_put(msa_test_path(in, "picture"), 1, "\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\0", 20);
     put("good.txt", 1, "Good.\n");
     ingest();
     check_dump("1 in/good.txt 0 0-5 Good.\n");
@@ -345,7 +345,7 @@ static void pages_and_labels_come_with_their_text(void **state)
     (void)state;
     int64_t n;
     char *pdf = msa_test_slurp("tests/data/ingest/two-pages.pdf", &n);
-    msa_test_file(msa_test_path(in, "a.pdf"), 1, pdf, n);
+    msa_test_put(msa_test_path(in, "a.pdf"), 1, pdf, n);
     ingest();
     msa_corpus *c;
     assert_int_equal(msa_corpus_open(store, &c, NULL), MSA_OK);
@@ -378,7 +378,7 @@ static void members_have_outcomes_of_their_own(void **state)
     msa_test_zip_add(&outer, "plain.txt", "Plain, another.\n", 16);
     msa_test_zip_add(&outer, "top.txt", "Top.\n", 5);
     msa_test_zip_end(&outer);
-    msa_test_file(msa_test_path(in, "b.zip"), 1, outer.bytes.data, outer.bytes.len);
+    msa_test_put(msa_test_path(in, "b.zip"), 1, outer.bytes.data, outer.bytes.len);
     put("a.txt", 1, "Top.\n");
     put("c.txt", 1, "Deep.\n");
     ingest();
@@ -568,7 +568,7 @@ static void another_tokenizer_is_refused(void **state)
     (void)state;
     put("a.txt", 1, "Alpha.\n");
     ingest();
-    msa_tokenizer *other = msa_test_tokenizer(dir, true);
+    msa_tokenizer *other = msa_test_byte_tokenizer(dir, true);
     msa_ingest_opts o = opts();
     o.tokenizer = other;
     msa_source s = {.path = "in", .open_path = in};
@@ -615,7 +615,7 @@ static void plant(void)
     msa_test_zip_add(&z, "copy.txt", "Sentence 0 of file 0, and more of it. ", 38);
     msa_test_zip_add(&z, "own.txt", "Of the archive.", 15);
     msa_test_zip_end(&z);
-    msa_test_file(msa_test_path(in, "a/z.zip"), 1, z.bytes.data, z.bytes.len);
+    msa_test_put(msa_test_path(in, "a/z.zip"), 1, z.bytes.data, z.bytes.len);
     msa_buf_free(&z.bytes);
 }
 
@@ -672,7 +672,7 @@ static void any_prefix_of_the_log_leads_to_the_same_corpus(void **state)
     char *bytes = msa_test_slurp(kept_log, &n);
     for (int64_t k = 0; k < 6; k++) {
         assert_int_equal(msa_file_mkdirs(store, NULL), MSA_OK);
-        msa_test_file(log, 0, bytes, n * k / 6 + k * 7);
+        msa_test_put(log, 0, bytes, n * k / 6 + k * 7);
         ingest();
         same_stores(store, kept);
     }
@@ -693,7 +693,7 @@ static void any_prefix_of_the_log_leads_to_the_same_corpus(void **state)
     assert_true(n > first);
     for (int64_t k = 0; k < 10; k++) {
         assert_int_equal(msa_file_mkdirs(store, NULL), MSA_OK);
-        msa_test_file(log, 0, bytes, first + (n - first) * k / 10);
+        msa_test_put(log, 0, bytes, first + (n - first) * k / 10);
         ingest();
         same_stores(store, kept);
     }

@@ -20,7 +20,7 @@ static int set_up(void **state)
 {
     (void)state;
     dir = msa_test_mkdir();
-    tok = msa_test_tokenizer(dir, false);
+    tok = msa_test_byte_tokenizer(dir, false);
     return 0;
 }
 

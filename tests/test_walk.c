@@ -167,7 +167,7 @@ static void files_come_in_the_order_of_their_bytes(void **state)
     const char *in = msa_test_path(dir, "order");
     static const char *const names[] = {"b.txt", "a/z", "a.txt", "B.txt", ".hidden", "a/.x/y", "\xc3\xa9"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        msa_test_text_file(msa_test_path(dir, "order/%s", names[i]), 5, names[i]);
+        msa_test_put_text(msa_test_path(dir, "order/%s", names[i]), 5, names[i]);
     msa_source s = {.path = "src", .open_path = in};
     msa_walk *w = walk(&s, 1);
     static const char *const want[] = {"src/.hidden", "src/B.txt", "src/a.txt", "src/a/.x/y", "src/a/z",
@@ -188,7 +188,7 @@ static void globs_choose_and_what_they_leave_is_listed(void **state)
     const char *in = msa_test_path(dir, "globs");
     static const char *const names[] = {"a.pdf", "x/b.pdf", "x/drafts/c.pdf", "d.txt"};
     for (int i = 0; i < 4; i++)
-        msa_test_text_file(msa_test_path(dir, "globs/%s", names[i]), 5, "x");
+        msa_test_put_text(msa_test_path(dir, "globs/%s", names[i]), 5, "x");
     const char *include[] = {"**/*.pdf"}, *exclude[] = {"**/drafts/**"};
     msa_source s = {.path = "in", .open_path = in, .include = include, .n_include = 1,
                     .exclude = exclude, .n_exclude = 1};
@@ -214,7 +214,7 @@ static void links_and_devices_are_listed_and_not_followed(void **state)
 {
     (void)state;
     const char *in = msa_test_path(dir, "special");
-    msa_test_text_file(msa_test_path(dir, "special/sub/a.txt"), 5, "x");
+    msa_test_put_text(msa_test_path(dir, "special/sub/a.txt"), 5, "x");
     assert_int_equal(symlink(".", msa_test_path(dir, "special/loop")), 0);
     assert_int_equal(symlink("sub/a.txt", msa_test_path(dir, "special/link")), 0);
     assert_int_equal(symlink("nowhere", msa_test_path(dir, "special/dangling")), 0);
@@ -238,7 +238,7 @@ static void links_and_devices_are_listed_and_not_followed(void **state)
 static void a_source_may_be_a_file_or_a_link_to_one(void **state)
 {
     (void)state;
-    msa_test_text_file(msa_test_path(dir, "one.txt"), 5, "x");
+    msa_test_put_text(msa_test_path(dir, "one.txt"), 5, "x");
     assert_int_equal(symlink("one.txt", msa_test_path(dir, "to-one")), 0);
     const char *include[] = {"*.txt"};
     msa_source s[] = {{.path = "d/one.txt", .open_path = msa_test_path(dir, "one.txt"), .include = include, .n_include = 1},
@@ -255,8 +255,8 @@ static void a_source_may_be_a_file_or_a_link_to_one(void **state)
 static void names_that_are_no_text_keep_their_bytes(void **state)
 {
     (void)state;
-    msa_test_text_file(msa_test_path(dir, "names/a\xff" "b"), 5, "x");
-    msa_test_text_file(msa_test_path(dir, "names/new\nline"), 5, "x");
+    msa_test_put_text(msa_test_path(dir, "names/a\xff" "b"), 5, "x");
+    msa_test_put_text(msa_test_path(dir, "names/new\nline"), 5, "x");
     msa_source s = {.path = "in", .open_path = msa_test_path(dir, "names")};
     msa_walk *w = walk(&s, 1);
     assert_int_equal(w->n, 2);

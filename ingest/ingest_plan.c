@@ -1,10 +1,10 @@
-#include "ingest/run_internal.h"
+#include "ingest/ingest_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-static msa_rc grow(msa_run *r, void *array, int64_t *cap, int64_t n, int64_t size)
+static msa_rc grow(msa_ingest_state *r, void *array, int64_t *cap, int64_t n, int64_t size)
 {
     void **p = array;
     if (n < *cap)
@@ -18,7 +18,7 @@ static msa_rc grow(msa_run *r, void *array, int64_t *cap, int64_t n, int64_t siz
     return MSA_OK;
 }
 
-msa_rc msa_run_add(msa_run *r, msa_work w)
+msa_rc msa_ingest_add(msa_ingest_state *r, msa_work w)
 {
     msa_rc rc = grow(r, &r->todo, &r->cap_todo, r->n_todo, sizeof *r->todo);
     if (rc == MSA_OK)
@@ -29,7 +29,7 @@ msa_rc msa_run_add(msa_run *r, msa_work w)
 /* ---- lines that the corpus does not hold -------------------------------------- */
 
 /* Takes over what x holds. */
-static msa_rc add_extra(msa_run *r, msa_manifest_extra x)
+static msa_rc add_extra(msa_ingest_state *r, msa_manifest_extra x)
 {
     msa_rc rc = x.entry || x.note ? grow(r, &r->extras, &r->cap_extras, r->n_extras, sizeof *r->extras)
                                   : msa_err_nomem(r->err, "list of files");
@@ -42,8 +42,8 @@ static msa_rc add_extra(msa_run *r, msa_manifest_extra x)
     return rc;
 }
 
-msa_rc msa_run_extra(msa_run *r, const msa_walk_entry *e, msa_corpus_outcome outcome, const char *stage,
-                     const char *code, const char *reason)
+msa_rc msa_ingest_extra(msa_ingest_state *r, const msa_walk_entry *e, msa_corpus_outcome outcome,
+                        const char *stage, const char *code, const char *reason)
 {
     msa_manifest_entry m = {.path = e->display, .outcome = outcome, .stage = stage, .code = code,
                             .reason = reason, .bytes = -1, .docs = -1, .members = -1, .ordinal = -1};
@@ -58,8 +58,8 @@ static const char *trouble_text(const char *code)
          : "it cannot be read";
 }
 
-msa_rc msa_run_trouble(msa_run *r, const msa_walk_entry *e, const msa_corpus_group *old, const char *code,
-                       int sys_errno)
+msa_rc msa_ingest_trouble(msa_ingest_state *r, const msa_walk_entry *e, const msa_corpus_group *old,
+                          const char *code, int sys_errno)
 {
     char *reason = sys_errno ? msa_sprintf("%s: %s (errno %d)", trouble_text(code), strerror(sys_errno), sys_errno)
                              : msa_strdup(trouble_text(code));
@@ -73,25 +73,26 @@ msa_rc msa_run_trouble(msa_run *r, const msa_walk_entry *e, const msa_corpus_gro
                                                 json_sprintf("%s; what stands here is of an earlier state",
                                                              reason))});
     else
-        rc = msa_run_extra(r, e, MSA_CORPUS_FAILED, "read", code, reason);
+        rc = msa_ingest_extra(r, e, MSA_CORPUS_FAILED, "read", code, reason);
     free(reason);
     return rc;
 }
 
-static msa_rc extra_of_walk(msa_run *r, const msa_walk_entry *e)
+static msa_rc extra_of_walk(msa_ingest_state *r, const msa_walk_entry *e)
 {
     char *reason;
     msa_rc rc;
     switch (e->kind) {
     case MSA_WALK_EXCLUDED:
-        return msa_run_extra(r, e, MSA_CORPUS_EXCLUDED, "walk", "glob", "the source's include and exclude leave it out");
+        return msa_ingest_extra(r, e, MSA_CORPUS_EXCLUDED, "walk", "glob",
+                                "the source's include and exclude leave it out");
     case MSA_WALK_SPECIAL:
         reason = msa_sprintf("a %s is not followed or opened", e->what);
-        rc = msa_run_extra(r, e, MSA_CORPUS_EXCLUDED, "walk", "skipped_special", reason);
+        rc = msa_ingest_extra(r, e, MSA_CORPUS_EXCLUDED, "walk", "skipped_special", reason);
         free(reason);
         return rc;
     case MSA_WALK_ERROR:
-        return msa_run_trouble(r, e, NULL, "io_error", e->sys_errno);
+        return msa_ingest_trouble(r, e, NULL, "io_error", e->sys_errno);
     case MSA_WALK_FILE:
         break;
     }
@@ -130,7 +131,7 @@ static bool is_hidden(const msa_walk_entry *const *folders, int64_t n, const cha
     return false;
 }
 
-static standing stand(const msa_run *r, const msa_walk_entry *e, const msa_corpus_group *g)
+static standing stand(const msa_ingest_state *r, const msa_walk_entry *e, const msa_corpus_group *g)
 {
     if (r->o->on_change == MSA_CHANGE_IGNORE)
         return STANDING_KEPT;
@@ -143,21 +144,21 @@ static standing stand(const msa_run *r, const msa_walk_entry *e, const msa_corpu
     return same ? STANDING_KEPT : STANDING_CHANGED;
 }
 
-static bool learn_group(const msa_run *r, msa_contents *c, const msa_corpus_group *g)
+static bool learn_group(const msa_ingest_state *r, msa_contents *c, const msa_corpus_group *g)
 {
     const msa_corpus *corpus = r->writer.before;
     const char *path;
     const msa_corpus_log_file *f = msa_corpus_file(corpus, g, &path, NULL, NULL);
-    bool ok = !msa_run_has_content(g->outcome) || msa_contents_put(c, f->sha256, path);
+    bool ok = !msa_ingest_has_content(g->outcome) || msa_contents_put(c, f->sha256, path);
     for (int64_t i = 0; ok && i < g->n_members; i++) {
         const msa_corpus_log_member *m = msa_corpus_member(corpus, g, i, &path, NULL);
-        if (msa_run_has_content(m->outcome))
+        if (msa_ingest_has_content(m->outcome))
             ok = msa_contents_put(c, m->sha256, path);
     }
     return ok;
 }
 
-msa_rc msa_run_learn(msa_run *r, const msa_corpus_group *g)
+msa_rc msa_ingest_learn(msa_ingest_state *r, const msa_corpus_group *g)
 {
     return learn_group(r, &r->known, g) ? MSA_OK : msa_err_nomem(r->err, "list of contents");
 }
@@ -168,7 +169,7 @@ static bool lives_at(const msa_contents *c, const char *sha256, uint64_t origin)
     return path && msa_contents_origin(path) == origin;
 }
 
-bool msa_run_is_orphan(const msa_run *r, const msa_corpus_group *g)
+bool msa_ingest_is_orphan(const msa_ingest_state *r, const msa_corpus_group *g)
 {
     const msa_corpus *c = r->writer.before;
     const msa_corpus_log_file *f = msa_corpus_file(c, g, NULL, NULL, NULL);
@@ -185,7 +186,7 @@ bool msa_run_is_orphan(const msa_run *r, const msa_corpus_group *g)
 }
 
 /* Pairs the living groups with the walk. *out is sorted by key. */
-static msa_rc pair_known(msa_run *r, known_file **out, int64_t *n_out)
+static msa_rc pair_known(msa_ingest_state *r, known_file **out, int64_t *n_out)
 {
     const msa_corpus *c = r->writer.before;
     known_file *k = msa_alloc(c->x.n_groups, sizeof *k);
@@ -223,7 +224,7 @@ static msa_rc pair_known(msa_run *r, known_file **out, int64_t *n_out)
 
 /* In the order of the log, so that a content is known by the path that had it
  * first, as when the log was written. */
-static msa_rc learn_kept(msa_run *r, const known_file *k, int64_t n)
+static msa_rc learn_kept(msa_ingest_state *r, const known_file *k, int64_t n)
 {
     const msa_corpus_index *x = &r->writer.before->x;
     bool *kept = msa_calloc(x->n_groups, sizeof *kept);
@@ -235,18 +236,18 @@ static msa_rc learn_kept(msa_run *r, const known_file *k, int64_t n)
     msa_rc rc = MSA_OK;
     for (int64_t i = 0; rc == MSA_OK && i < x->n_groups; i++)
         if (kept[i])
-            rc = msa_run_learn(r, &x->groups[i]);
+            rc = msa_ingest_learn(r, &x->groups[i]);
     free(kept);
     return rc;
 }
 
 /* Lists the work: step 2, then step 3 of the order at the top. */
-static msa_rc list_work(msa_run *r, const known_file *k, int64_t n, const bool *orphan)
+static msa_rc list_work(msa_ingest_state *r, const known_file *k, int64_t n, const bool *orphan)
 {
     msa_rc rc = MSA_OK;
     for (int64_t i = 0; rc == MSA_OK && i < n; i++)
         if (k[i].s == STANDING_CHANGED)
-            rc = msa_run_add(r, (msa_work){.e = k[i].e, .old = k[i].g});
+            rc = msa_ingest_add(r, (msa_work){.e = k[i].e, .old = k[i].g});
     r->barrier = r->n_todo;
     for (int64_t w = 0, i = 0; rc == MSA_OK && w < r->walk->n; w++) {
         const msa_walk_entry *e = &r->walk->entries[w];
@@ -257,11 +258,11 @@ static msa_rc list_work(msa_run *r, const known_file *k, int64_t n, const bool *
             r->counts->files_unchanged++;
             r->files_done++;
         } else if (e->kind == MSA_WALK_FILE && is_known && orphan[i])
-            rc = msa_run_add(r, (msa_work){.e = e, .old = k[i].g});
+            rc = msa_ingest_add(r, (msa_work){.e = e, .old = k[i].g});
         else if (e->kind == MSA_WALK_FILE && !is_known)
-            rc = msa_run_add(r, (msa_work){.e = e});
+            rc = msa_ingest_add(r, (msa_work){.e = e});
         else if (e->kind == MSA_WALK_ERROR && is_known)
-            rc = msa_run_trouble(r, e, k[i].g, "io_error", e->sys_errno);
+            rc = msa_ingest_trouble(r, e, k[i].g, "io_error", e->sys_errno);
         else if (e->kind != MSA_WALK_FILE && !(is_known && k[i].s == STANDING_KEPT))
             rc = extra_of_walk(r, e);
         r->files_done += e->kind != MSA_WALK_FILE;
@@ -269,7 +270,7 @@ static msa_rc list_work(msa_run *r, const known_file *k, int64_t n, const bool *
     return rc;
 }
 
-static msa_rc withdraw_gone(msa_run *r, const known_file *k, int64_t n)
+static msa_rc withdraw_gone(msa_ingest_state *r, const known_file *k, int64_t n)
 {
     msa_rc rc = MSA_OK;
     for (int64_t i = 0; rc == MSA_OK && i < n; i++)
@@ -281,7 +282,7 @@ static msa_rc withdraw_gone(msa_run *r, const known_file *k, int64_t n)
 }
 
 /* FAIL: the first known file that is gone or differs. */
-static msa_rc refuse_change(msa_run *r, const known_file *k, int64_t n)
+static msa_rc refuse_change(msa_ingest_state *r, const known_file *k, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
         const char *path;
@@ -289,7 +290,7 @@ static msa_rc refuse_change(msa_run *r, const known_file *k, int64_t n)
         msa_flight f = {.w = {.e = k[i].e, .old = k[i].g}};
         bool differs = k[i].s == STANDING_GONE;
         if (k[i].s == STANDING_CHANGED) {
-            int fd = msa_run_open(r, &f);
+            int fd = msa_ingest_open(r, &f);
             if (fd >= 0) {
                 close(fd);
                 differs = strcmp(was, f.sha256) != 0;
@@ -303,7 +304,7 @@ static msa_rc refuse_change(msa_run *r, const known_file *k, int64_t n)
     return MSA_OK;
 }
 
-msa_rc msa_run_plan(msa_run *r)
+msa_rc msa_ingest_plan(msa_ingest_state *r)
 {
     known_file *k = NULL;
     int64_t n = 0;
@@ -319,7 +320,8 @@ msa_rc msa_run_plan(msa_run *r)
         rc = learn_kept(r, k, n);
     bool any = false;
     for (int64_t i = 0; rc == MSA_OK && r->o->on_change == MSA_CHANGE_UPDATE && i < n; i++)
-        if (k[i].s == STANDING_KEPT && k[i].e && k[i].e->kind == MSA_WALK_FILE && msa_run_is_orphan(r, k[i].g))
+        if (k[i].s == STANDING_KEPT && k[i].e && k[i].e->kind == MSA_WALK_FILE &&
+            msa_ingest_is_orphan(r, k[i].g))
             any = orphan[i] = true;
     if (rc == MSA_OK && any) { /* what an orphan holds will be read again too */
         for (int64_t i = 0; i < n; i++)

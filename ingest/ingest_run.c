@@ -1,5 +1,5 @@
 #define _GNU_SOURCE
-#include "ingest/run_internal.h"
+#include "ingest/ingest_internal.h"
 
 #include <jansson.h>
 #include <stdlib.h>
@@ -22,10 +22,12 @@ void msa_ingest_limits_default(msa_ingest_limits *l)
 
 /* ---- settling ----------------------------------------------------------------- */
 
-static msa_corpus_log_file file_record(const msa_run *r, const msa_flight *f, const msa_manifest_entry *e)
+static msa_corpus_log_file file_record(const msa_ingest_state *r, const msa_flight *f,
+                                       const msa_manifest_entry *e)
 {
     msa_corpus_log_file rec = {.replaces = f->w.old ? f->w.old->file : 0, .size = f->st.st_size,
-                               .mtime_ns = msa_run_mtime(&f->st), .n_members = e->members > 0 ? e->members : 0,
+                               .mtime_ns = msa_ingest_mtime(&f->st),
+                               .n_members = e->members > 0 ? e->members : 0,
                                .outcome = e->outcome,
                                .format = (uint32_t)r->sources[f->w.e->source].format};
     memcpy(rec.sha256, f->sha256, 64);
@@ -34,7 +36,7 @@ static msa_corpus_log_file file_record(const msa_run *r, const msa_flight *f, co
     return rec;
 }
 
-static msa_rc commit(msa_run *r, const msa_flight *f, msa_corpus_log_file rec, const char *line,
+static msa_rc commit(msa_ingest_state *r, const msa_flight *f, msa_corpus_log_file rec, const char *line,
                      const msa_contents *members)
 {
     int64_t docs = r->writer.next_id - r->writer.rest_id;
@@ -44,13 +46,13 @@ static msa_rc commit(msa_run *r, const msa_flight *f, msa_corpus_log_file rec, c
         return rc;
     r->counts->docs_new += docs;
     r->counts->docs_withdrawn += f->w.old ? f->w.old->n_docs : 0;
-    bool ok = !msa_run_has_content(rec.outcome) || msa_contents_put(&r->known, f->sha256, f->w.e->display);
+    bool ok = !msa_ingest_has_content(rec.outcome) || msa_contents_put(&r->known, f->sha256, f->w.e->display);
     if (ok && members)
         ok = msa_contents_merge(&r->known, members);
     return ok ? MSA_OK : msa_err_nomem(r->err, "list of contents");
 }
 
-static msa_rc commit_duplicate(msa_run *r, const msa_flight *f, const char *type)
+static msa_rc commit_duplicate(msa_ingest_state *r, const msa_flight *f, const char *type)
 {
     msa_manifest_entry e = {.path = f->w.e->display, .outcome = MSA_CORPUS_DUPLICATE, .type = type,
                             .bytes = f->st.st_size, .sha256 = f->sha256, .members = -1, .ordinal = -1,
@@ -62,25 +64,25 @@ static msa_rc commit_duplicate(msa_run *r, const msa_flight *f, const char *type
 }
 
 /* Once more at the end, then it has failed. */
-static msa_rc settle_changed(msa_run *r, const msa_flight *f)
+static msa_rc settle_changed(msa_ingest_state *r, const msa_flight *f)
 {
     if (!f->w.again) {
         msa_work w = f->w;
         w.again = true;
         r->files_done--;
-        return msa_run_add(r, w);
+        return msa_ingest_add(r, w);
     }
-    return msa_run_trouble(r, f->w.e, f->w.old, "changed_during_read", 0);
+    return msa_ingest_trouble(r, f->w.e, f->w.old, "changed_during_read", 0);
 }
 
-static msa_rc settle_same(msa_run *r, const msa_flight *f)
+static msa_rc settle_same(msa_ingest_state *r, const msa_flight *f)
 {
     const msa_corpus_group *g = f->w.old;
-    msa_corpus_log_touch t = {.file = g->file, .size = f->st.st_size, .mtime_ns = msa_run_mtime(&f->st)};
+    msa_corpus_log_touch t = {.file = g->file, .size = f->st.st_size, .mtime_ns = msa_ingest_mtime(&f->st)};
     msa_rc rc = MSA_OK;
     if (t.size != g->size || t.mtime_ns != g->mtime_ns)
         rc = msa_corpus_writer_touch(&r->writer, &t, r->err);
-    return rc == MSA_OK ? msa_run_learn(r, g) : rc;
+    return rc == MSA_OK ? msa_ingest_learn(r, g) : rc;
 }
 
 static bool is_code(const msa_manifest_entry *e, const char *code)
@@ -89,19 +91,19 @@ static bool is_code(const msa_manifest_entry *e, const char *code)
 }
 
 /* The open group becomes the file's, unless something speaks against it. */
-static msa_rc settle_read(msa_run *r, const msa_flight *f)
+static msa_rc settle_read(msa_ingest_state *r, const msa_flight *f)
 {
     msa_intake_result in;
     msa_intake_result_get(r->intake, &in);
     msa_manifest_entry *e = &in.entry;
     bool other = e->sha256[0] && strcmp(e->sha256, f->sha256) != 0;
-    if (other || is_code(e, "changed_during_read") || msa_run_changed(f)) {
+    if (other || is_code(e, "changed_during_read") || msa_ingest_changed(f)) {
         msa_rc rc = msa_corpus_writer_abort(&r->writer, r->err);
         return rc == MSA_OK ? settle_changed(r, f) : rc;
     }
     if (is_code(e, "io_error")) {
         msa_rc rc = msa_corpus_writer_abort(&r->writer, r->err);
-        return rc == MSA_OK ? msa_run_trouble(r, f->w.e, f->w.old, "io_error", 0) : rc;
+        return rc == MSA_OK ? msa_ingest_trouble(r, f->w.e, f->w.old, "io_error", 0) : rc;
     }
     /* an archive that was read meanwhile may hold the same content */
     if (msa_contents_get(&r->known, f->sha256)) {
@@ -133,7 +135,7 @@ static int64_t clock_ns(void)
 }
 
 /* Makes durable what is at rest and reports it: now, or when enough has come together. */
-static msa_rc sync_and_tell(msa_run *r, bool now)
+static msa_rc sync_and_tell(msa_ingest_state *r, bool now)
 {
     int64_t ns = clock_ns();
     if (!now && r->writer.unsynced < SYNC_BYTES && ns - r->synced_ns < SYNC_NS)
@@ -147,7 +149,7 @@ static msa_rc sync_and_tell(msa_run *r, bool now)
 }
 
 /* Takes the events of the first file in flight to their end. */
-static msa_rc read_events(msa_run *r, const msa_flight *f)
+static msa_rc read_events(msa_ingest_state *r, const msa_flight *f)
 {
     msa_rc rc = msa_intake_begin(r->intake, f->w.e->display, r->err);
     for (bool end = false; rc >= 0 && !end;) {
@@ -163,7 +165,7 @@ static msa_rc read_events(msa_run *r, const msa_flight *f)
     return rc < 0 ? rc : MSA_OK;
 }
 
-static msa_rc settle(msa_run *r, const msa_flight *f)
+static msa_rc settle(msa_ingest_state *r, const msa_flight *f)
 {
     r->files_done++;
     switch (f->how) {
@@ -176,26 +178,26 @@ static msa_rc settle(msa_run *r, const msa_flight *f)
         return commit_duplicate(r, f, NULL);
     case MSA_FOUND_SPECIAL:
         /* it was a file when the folder was listed */
-        return f->w.old ? msa_run_trouble(r, f->w.e, f->w.old, "changed_during_read", 0)
-                        : msa_run_extra(r, f->w.e, MSA_CORPUS_EXCLUDED, "read", "skipped_special",
+        return f->w.old ? msa_ingest_trouble(r, f->w.e, f->w.old, "changed_during_read", 0)
+                        : msa_ingest_extra(r, f->w.e, MSA_CORPUS_EXCLUDED, "read", "skipped_special",
                                         "not a regular file");
     case MSA_FOUND_TROUBLE:
         return strcmp(f->code, "changed_during_read") == 0
                    ? settle_changed(r, f)
-                   : msa_run_trouble(r, f->w.e, f->w.old, f->code, f->sys_errno);
+                   : msa_ingest_trouble(r, f->w.e, f->w.old, f->code, f->sys_errno);
     }
     return MSA_OK;
 }
 
 /* ---- the run ------------------------------------------------------------------ */
 
-static msa_rc work_off(msa_run *r)
+static msa_rc work_off(msa_ingest_state *r)
 {
     msa_rc rc = MSA_OK;
     r->synced_ns = clock_ns();
     while (rc == MSA_OK) {
-        rc = msa_run_open_ahead(r);
-        if (rc < 0 || r->ring_n == 0 || msa_run_stopped(r))
+        rc = msa_ingest_open_ahead(r);
+        if (rc < 0 || r->ring_n == 0 || msa_ingest_stopped(r))
             break;
         msa_flight *f = &r->ring[r->ring_head];
         if (f->how == MSA_FOUND_READABLE)
@@ -224,7 +226,7 @@ static char *meta_json(const msa_ingest_opts *o, int64_t passage_tokens)
     return text;
 }
 
-static msa_rc set_up(msa_run *r)
+static msa_rc set_up(msa_ingest_state *r)
 {
     const msa_ingest_opts *o = r->o;
     static const char *const places[] = {"id", NULL};
@@ -240,7 +242,7 @@ static msa_rc set_up(msa_run *r)
     r->n_workers = o->n_workers > 0 ? o->n_workers : cores > 0 ? cores : 1;
     r->cap_ring = 4 * r->n_workers + 64;
     r->ring = msa_calloc(r->cap_ring, sizeof *r->ring);
-    r->read_buf = msa_alloc(MSA_RUN_READ, 1);
+    r->read_buf = msa_alloc(MSA_INGEST_READ, 1);
     char *meta = meta_json(o, target);
     rc = meta && r->ring && r->read_buf ? msa_corpus_writer_open(&r->writer, r->store, meta, r->err)
                                         : msa_err_nomem(r->err, "ingest");
@@ -253,7 +255,7 @@ static msa_rc set_up(msa_run *r)
     return msa_intake_new(&in, &r->intake, r->err);
 }
 
-static msa_rc write_manifest(msa_run *r)
+static msa_rc write_manifest(msa_ingest_state *r)
 {
     msa_corpus *c;
     msa_rc rc = msa_corpus_open(r->store, &c, r->err);
@@ -264,7 +266,7 @@ static msa_rc write_manifest(msa_run *r)
     return rc;
 }
 
-static void tear_down(msa_run *r)
+static void tear_down(msa_ingest_state *r)
 {
     for (int64_t i = 0; i < r->n_extras; i++) {
         free(r->extras[i].entry);
@@ -285,14 +287,14 @@ msa_rc msa_ingest_run(const char *store, const msa_source *sources, int64_t n_so
                       const msa_ingest_opts *opts, msa_ingest_counts *counts, msa_err *err)
 {
     *counts = (msa_ingest_counts){0};
-    msa_run *r = msa_calloc(1, sizeof *r);
+    msa_ingest_state *r = msa_calloc(1, sizeof *r);
     if (!r)
         return msa_err_nomem(err, "ingest");
-    *r = (msa_run){.store = store, .sources = sources, .n_sources = n_sources, .o = opts, .counts = counts,
-                   .err = err, .writer.log.fd = -1, .wait = -1};
+    *r = (msa_ingest_state){.store = store, .sources = sources, .n_sources = n_sources, .o = opts,
+                            .counts = counts, .err = err, .writer.log.fd = -1, .wait = -1};
     msa_rc rc = set_up(r);
     if (rc == MSA_OK)
-        rc = msa_run_plan(r);
+        rc = msa_ingest_plan(r);
     if (rc == MSA_OK) {
         rc = work_off(r);
         msa_rc synced = sync_and_tell(r, true); /* also what precedes a failure stays */

@@ -1,5 +1,5 @@
 #define _GNU_SOURCE
-#include "ingest/run_internal.h"
+#include "ingest/ingest_internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -11,7 +11,7 @@
 static bool same_state(const struct stat *a, const struct stat *b)
 {
     return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
-           msa_run_mtime(a) == msa_run_mtime(b);
+           msa_ingest_mtime(a) == msa_ingest_mtime(b);
 }
 
 static bool trouble(msa_flight *f, const char *code, int sys_errno)
@@ -23,14 +23,14 @@ static bool trouble(msa_flight *f, const char *code, int sys_errno)
 }
 
 /* Digest of the whole file; false: f says why not. */
-static bool digest(msa_run *r, msa_flight *f, int fd)
+static bool digest(msa_ingest_state *r, msa_flight *f, int fd)
 {
     msa_sha256 *s = msa_sha256_new();
     int64_t total = 0;
     ssize_t n = 0;
     if (!s)
         return trouble(f, "io_error", ENOMEM);
-    while ((n = read(fd, r->read_buf, (size_t)MSA_RUN_READ)) > 0 || (n < 0 && errno == EINTR)) {
+    while ((n = read(fd, r->read_buf, (size_t)MSA_INGEST_READ)) > 0 || (n < 0 && errno == EINTR)) {
         if (n > 0) {
             msa_sha256_add(s, r->read_buf, n);
             total += n;
@@ -72,7 +72,7 @@ static int open_file(msa_flight *f)
     return -1;
 }
 
-int msa_run_open(msa_run *r, msa_flight *f)
+int msa_ingest_open(msa_ingest_state *r, msa_flight *f)
 {
     int fd = open_file(f);
     if (fd < 0 || digest(r, f, fd))
@@ -81,7 +81,7 @@ int msa_run_open(msa_run *r, msa_flight *f)
     return -1;
 }
 
-bool msa_run_changed(const msa_flight *f)
+bool msa_ingest_changed(const msa_flight *f)
 {
     struct stat now;
     return fstatat(AT_FDCWD, f->w.e->open_path, &now, f->w.e->is_source ? 0 : AT_SYMLINK_NOFOLLOW) < 0 ||
@@ -89,15 +89,15 @@ bool msa_run_changed(const msa_flight *f)
 }
 
 /* May a file of an unchanged digest stay as it is? */
-static bool stands(const msa_run *r, const msa_flight *f)
+static bool stands(const msa_ingest_state *r, const msa_flight *f)
 {
     const msa_corpus_group *g = f->w.old;
     return g && !g->retry && (uint32_t)r->sources[f->w.e->source].format == g->format &&
            strcmp(msa_corpus_file(r->writer.before, g, NULL, NULL, NULL)->sha256, f->sha256) == 0 &&
-           !msa_run_is_orphan(r, g);
+           !msa_ingest_is_orphan(r, g);
 }
 
-static msa_rc need_workers(msa_run *r)
+static msa_rc need_workers(msa_ingest_state *r)
 {
     msa_workers_opts o = {.extract_path = r->o->extract_path, .n_workers = r->n_workers,
                           .limits = r->o->limits};
@@ -105,7 +105,7 @@ static msa_rc need_workers(msa_run *r)
 }
 
 /* The submission of a file with the same content, or -1. */
-static int64_t under_way(const msa_run *r, const msa_flight *f)
+static int64_t under_way(const msa_ingest_state *r, const msa_flight *f)
 {
     for (int64_t i = 0; f->st.st_size > 0 && i < r->ring_n; i++) {
         const msa_flight *g = &r->ring[(r->ring_head + i) % r->cap_ring];
@@ -117,11 +117,11 @@ static int64_t under_way(const msa_run *r, const msa_flight *f)
 
 /* Opens the next file, unless it repeats one whose end is not known yet: then
  * nothing is opened before that. */
-static msa_rc open_next(msa_run *r)
+static msa_rc open_next(msa_ingest_state *r)
 {
     msa_flight f = {.w = r->todo[r->next], .submission = -1};
     msa_rc rc = MSA_OK;
-    int fd = msa_run_open(r, &f);
+    int fd = msa_ingest_open(r, &f);
     if (fd >= 0) {
         if (stands(r, &f))
             f.how = MSA_FOUND_SAME;
@@ -143,10 +143,11 @@ static msa_rc open_next(msa_run *r)
     return MSA_OK;
 }
 
-msa_rc msa_run_open_ahead(msa_run *r)
+msa_rc msa_ingest_open_ahead(msa_ingest_state *r)
 {
     msa_rc rc = MSA_OK;
-    while (rc == MSA_OK && r->wait < 0 && r->next < r->n_todo && r->ring_n < r->cap_ring && !msa_run_stopped(r)) {
+    while (rc == MSA_OK && r->wait < 0 && r->next < r->n_todo && r->ring_n < r->cap_ring &&
+           !msa_ingest_stopped(r)) {
         if (r->next == r->barrier && r->ring_n > 0)
             break;
         rc = need_workers(r);

@@ -1,5 +1,5 @@
-/* Inside of one ingest: run_plan.c decides what is to be read, run_open.c opens and
- * compares it, run.c settles it.
+/* Inside of one ingest: ingest_plan.c decides what is to be read, ingest_open.c opens and
+ * compares it, ingest_run.c settles it.
  *
  * Order of work, chosen so that a run that was killed and started again writes
  * what an undisturbed one would have written:
@@ -10,8 +10,8 @@
  *   4. files that changed while they were read, once more.
  * Files are opened ahead of their turn, but settled (compared, given ids, committed)
  * strictly in this order, so that nothing depends on which worker is faster. */
-#ifndef MSA_INGEST_RUN_INTERNAL_H
-#define MSA_INGEST_RUN_INTERNAL_H
+#ifndef MSA_INGEST_INGEST_INTERNAL_H
+#define MSA_INGEST_INGEST_INTERNAL_H
 
 #include <sys/stat.h>
 
@@ -44,9 +44,9 @@ typedef struct msa_flight {
     int sys_errno;
 } msa_flight;
 
-#define MSA_RUN_READ ((int64_t)1 << 20) /* of a file at a time */
+#define MSA_INGEST_READ ((int64_t)1 << 20) /* of a file at a time */
 
-typedef struct msa_run {
+typedef struct msa_ingest_state {
     const char *store;
     const msa_source *sources;
     int64_t n_sources;
@@ -68,42 +68,42 @@ typedef struct msa_run {
     msa_manifest_extra *extras;
     int64_t n_extras, cap_extras;
     int64_t files_done, synced_ns;
-    unsigned char *read_buf;         /* MSA_RUN_READ bytes */
-} msa_run;
+    unsigned char *read_buf;         /* MSA_INGEST_READ bytes */
+} msa_ingest_state;
 
-/* ---- run_plan.c */
+/* ---- ingest_plan.c */
 /* Withdraws what is gone and fills todo. */
-msa_rc msa_run_plan(msa_run *r);
-msa_rc msa_run_add(msa_run *r, msa_work w);
+msa_rc msa_ingest_plan(msa_ingest_state *r);
+msa_rc msa_ingest_add(msa_ingest_state *r, msa_work w);
 /* The contents of one group become known. */
-msa_rc msa_run_learn(msa_run *r, const msa_corpus_group *g);
+msa_rc msa_ingest_learn(msa_ingest_state *r, const msa_corpus_group *g);
 /* Does a group repeat content that does not live any more where it says? */
-bool msa_run_is_orphan(const msa_run *r, const msa_corpus_group *g);
-static inline bool msa_run_has_content(uint32_t outcome)
+bool msa_ingest_is_orphan(const msa_ingest_state *r, const msa_corpus_group *g);
+static inline bool msa_ingest_has_content(uint32_t outcome)
 {
     return outcome == MSA_CORPUS_INDEXED || outcome == MSA_CORPUS_PARTIAL;
 }
 /* A manifest line that the corpus does not hold. */
-msa_rc msa_run_extra(msa_run *r, const msa_walk_entry *e, msa_corpus_outcome outcome, const char *stage,
-                     const char *code, const char *reason);
+msa_rc msa_ingest_extra(msa_ingest_state *r, const msa_walk_entry *e, msa_corpus_outcome outcome,
+                        const char *stage, const char *code, const char *reason);
 /* A file that could not be read: failed, or, when an earlier state of it is in the
  * corpus, a note beside that. sys_errno 0: none. */
-msa_rc msa_run_trouble(msa_run *r, const msa_walk_entry *e, const msa_corpus_group *old, const char *code,
-                       int sys_errno);
+msa_rc msa_ingest_trouble(msa_ingest_state *r, const msa_walk_entry *e, const msa_corpus_group *old,
+                          const char *code, int sys_errno);
 
-/* ---- run_open.c */
+/* ---- ingest_open.c */
 /* Opens files, as many as fit, and gives workers what has to be read. */
-msa_rc msa_run_open_ahead(msa_run *r);
+msa_rc msa_ingest_open_ahead(msa_ingest_state *r);
 /* Opens f->w without following or waiting for anything and takes its digest; -1:
  * f says why not. */
-int msa_run_open(msa_run *r, msa_flight *f);
+int msa_ingest_open(msa_ingest_state *r, msa_flight *f);
 /* Has the file changed since it was opened? */
-bool msa_run_changed(const msa_flight *f);
-static inline int64_t msa_run_mtime(const struct stat *st)
+bool msa_ingest_changed(const msa_flight *f);
+static inline int64_t msa_ingest_mtime(const struct stat *st)
 {
     return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
 }
-static inline bool msa_run_stopped(const msa_run *r)
+static inline bool msa_ingest_stopped(const msa_ingest_state *r)
 {
     return r->o->stop && atomic_load(r->o->stop) != 0;
 }
