@@ -305,16 +305,15 @@ static msa_rc begin(msa_answerer *a, quest *q, msa_err *err)
         return too_long(a, a->tokens.n, err);
     q->head = true;
     q->n_spans = 1;
+    q->pos = a->prompts.head.n + a->model->config.top_k;
     msa_seqs_attend(a->seqs, q - a->quests, NULL, 0);
     if (!a->generative) {
         q->phase = ROUTE;
         q->routing = MSA_ROUTING_COMBINED;
-        q->pos = a->prompts.head.n;
         return MSA_OK;
     }
     q->phase = LIST;
     q->routing = MSA_ROUTING_LAYERS;
-    q->pos = a->prompts.head.n + a->model->config.top_k;
     msa_tokens_clear(&a->tokens);
     rc = msa_prompts_answer_head(&a->prompts, q->q.text, q->q.n, &a->tokens, err);
     if (rc < 0)

@@ -125,7 +125,7 @@ msa_rc msa_route_run(msa_model *m, msa_bank *b, const msa_question *qs, int64_t 
             const int64_t i = at + n, keep = combined ? k : kept(m, &qs[i]);
             items[n] = (msa_seq_rows){
                 .slot = n, .ids = a[i].ids.ids, .n = a[i].ids.n, .head = true,
-                .pos = p.head.n + (combined ? 0 : m->config.top_k),
+                .pos = p.head.n + m->config.top_k,
                 .routing = combined ? MSA_ROUTING_COMBINED : MSA_ROUTING_LAYERS,
                 .route = &a[i].route, .n_route = 1, .top_k = keep < top_k ? keep : top_k,
                 .weights = m->protocol.layer_weights};
