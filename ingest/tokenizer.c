@@ -3,7 +3,7 @@
 
 #include "ingest/tokenizer_internal.h"
 
-enum { BATCH = 256, CACHE_SLOTS = 1 << 15, KEEP_BYTES = 1 << 20 };
+enum { BATCH = 256, CACHE_SLOTS = 1 << 16, KEEP_BYTES = 1 << 20 };
 
 /* ---- lists of tokens ----------------------------------------------------------- */
 
@@ -52,7 +52,7 @@ static bool reserve(msa_tokens *t, int64_t more)
 
 struct msa_tokenizer_work {
     msa_tokenizer_work *next;
-    msa_buf text;      /* the section in hand, normalised, and 16 bytes more */
+    msa_buf text;      /* the section in hand, if normalising changed it */
     msa_nfc_map map;   /* what normalising changed in it */
     msa_buf kept;      /* a piece without the bytes that the vocabulary lacks */
     msa_bpe_work bpe;
@@ -84,7 +84,7 @@ static msa_tokenizer_work *take_work(const msa_tokenizer *t)
     w = calloc(1, sizeof *w);
     if (!w)
         return NULL;
-    w->cache = msa_calloc(CACHE_SLOTS, sizeof *w->cache);
+    w->cache = msa_tokenizer_table(CACHE_SLOTS, sizeof *w->cache);
     w->regex = t->regexes ? msa_regex_work_new() : NULL;
     if (!w->cache || (t->regexes && !w->regex)) {
         free_work(w);
@@ -110,17 +110,17 @@ static void give_work(const msa_tokenizer *t, msa_tokenizer_work *w)
     pthread_mutex_unlock(&t->works->lock);
 }
 
-void msa_tokenizer_free_works(msa_tokenizer_works *all)
+void msa_tokenizer_forget(const msa_tokenizer *t)
 {
-    if (!all)
-        return;
-    while (all->free) {
-        msa_tokenizer_work *w = all->free;
-        all->free = w->next;
+    pthread_mutex_lock(&t->works->lock);
+    msa_tokenizer_work *w = t->works->free;
+    t->works->free = NULL;
+    pthread_mutex_unlock(&t->works->lock);
+    while (w) {
+        msa_tokenizer_work *next = w->next;
         free_work(w);
+        w = next;
     }
-    pthread_mutex_destroy(&all->lock);
-    free(all);
 }
 
 /* ---- pieces to ids ------------------------------------------------------------------- */
@@ -131,6 +131,7 @@ typedef struct call {
     msa_tokenizer_work *w;
     msa_tokens *out;
     msa_token_mode mode;
+    bool nfc;         /* the text needs no normalising */
     const uint8_t *p; /* normalised bytes of the section */
     int64_t n;
     int64_t base;     /* where the section starts in the text */
@@ -177,13 +178,22 @@ static msa_rc merge(const call *c, const uint8_t *p, int64_t n)
 static msa_rc merge_known(const call *c, int64_t a, int64_t b)
 {
     const msa_bpe *bpe = &c->t->bpe;
+    const msa_bpe_work *w = &c->w->bpe;
+    msa_tokens *out = c->out;
     msa_rc rc = merge(c, c->p + a, b - a);
-    for (int64_t i = 0; i < c->w->bpe.n && rc >= 0; i++) {
-        int32_t s = c->w->bpe.symbols[i];
-        rc = emit(c, bpe->id[s], a, a + bpe->len[s]);
-        a += bpe->len[s];
+    if (rc < 0)
+        return rc;
+    if (!reserve(out, w->n))
+        return nomem(c);
+    for (int64_t i = 0; i < w->n; i++)
+        out->ids[out->n + i] = bpe->id[w->symbols[i]];
+    for (int64_t i = 0; i < w->n && out->want_offsets; i++) {
+        int32_t len = bpe->len[w->symbols[i]];
+        place(c, out->n + i, a, a + len);
+        a += len;
     }
-    return rc;
+    out->n += w->n;
+    return MSA_OK;
 }
 
 static bool known(const call *c, int64_t i)
@@ -257,55 +267,109 @@ static msa_rc encode_piece(const call *c, int64_t a, int64_t b, bool *plain)
 
 /* ---- short pieces: looked up ------------------------------------------------------------ */
 
-/* The first n <= 15 bytes at p, of which 16 can be read, and n. */
-static void piece_key(const uint8_t *p, int64_t n, uint64_t k[2])
-{
-    static const uint64_t mask[9] = {0, 0xff, 0xffff, 0xffffff, 0xffffffff, 0xffffffffff, 0xffffffffffff,
-                                     0xffffffffffffff, 0xffffffffffffffff};
-    memcpy(k, p, 16);
-    k[0] &= mask[n < 8 ? n : 8];
-    k[1] &= mask[n < 8 ? 0 : n - 8];
-    k[1] |= (uint64_t)n << 56;
-}
+typedef struct key {
+    uint64_t k0, k1; /* as in msa_piece; k1 is 0 for a long piece */
+    uint64_t hash;
+} key;
 
-/* Appends the ids of a remembered piece; false if out of memory. */
-static bool put_piece(const call *c, const msa_piece *e, int64_t a)
+static key key_of(const call *c, int64_t a, int64_t n)
 {
-    msa_tokens *out = c->out;
-    if (!reserve(out, 4))
-        return false;
-    int n = 1 + (e->ids[1] >= 0) + (e->ids[2] >= 0) + (e->ids[3] >= 0);
-    memcpy(out->ids + out->n, e->ids, sizeof e->ids);
-    for (int i = 0; i < n && out->want_offsets; i++) {
-        int32_t len = c->t->length[e->ids[i]];
-        place(c, out->n + i, a, a + len);
-        a += len;
+#define ALL ~(uint64_t)0
+    /* ones[8 + k]: the low k bytes */
+    static const uint64_t ones[24] = {0, 0, 0, 0, 0, 0, 0, 0, 0, ALL >> 56, ALL >> 48, ALL >> 40, ALL >> 32,
+                                      ALL >> 24, ALL >> 16, ALL >> 8, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL};
+#undef ALL
+    uint64_t k[2] = {0};
+    if (n > 15)
+        return (key){0};
+    if (a + 16 <= c->n) {
+        memcpy(k, c->p + a, 16);
+        k[0] &= ones[8 + n];
+        k[1] &= ones[n];
+    } else {
+        memcpy(k, c->p + a, (size_t)n);
     }
-    out->n += n;
-    return true;
+    k[1] |= (uint64_t)n << 56;
+    return (key){k[0], k[1], msa_piece_hash(k[0], k[1])};
 }
 
-static msa_rc encode_short(const call *c, int64_t a, int64_t b)
+/* The token that is this whole piece, or -1. */
+static int32_t whole_piece(const msa_tokenizer *t, key k)
 {
-    const msa_tokenizer *t = c->t;
-    uint64_t k[2];
-    piece_key(c->p + a, b - a, k);
-    uint64_t hash = msa_piece_hash(k[0], k[1]);
-    for (int64_t i = (int64_t)hash & t->whole_mask; t->whole[i].k1; i = (i + 1) & t->whole_mask)
-        if (t->whole[i].k0 == k[0] && t->whole[i].k1 == k[1])
-            return put_piece(c, &t->whole[i], a) ? MSA_OK : nomem(c);
-    msa_piece *e = &c->w->cache[hash % CACHE_SLOTS];
-    if (e->k0 == k[0] && e->k1 == k[1])
-        return put_piece(c, e, a) ? MSA_OK : nomem(c);
+    const uint32_t len = (uint32_t)(k.k1 >> 56);
+    for (int64_t i = (int64_t)k.hash & t->whole_mask; t->whole[i].len_id; i = (i + 1) & t->whole_mask) {
+        const msa_whole *w = &t->whole[i];
+        if (w->k0 == k.k0 && w->k1 == (uint32_t)k.k1 && w->len_id >> 24 == len)
+            return (int32_t)(w->len_id & 0xffffff);
+    }
+    return -1;
+}
+
+/* A piece that the cache does not hold: encodes and remembers it. */
+static msa_rc encode_new(const call *c, key k, int64_t a, int64_t b)
+{
+    bool plain = true;
     int64_t n = c->out->n;
-    bool plain;
-    msa_rc rc = encode_piece(c, a, b, &plain);
+    int32_t id = b - a <= 12 ? whole_piece(c->t, k) : -1;
+    msa_rc rc = id >= 0 ? emit(c, id, a, b) : encode_piece(c, a, b, &plain);
     n = c->out->n - n;
     if (rc >= 0 && plain && n <= 4) {
-        *e = (msa_piece){k[0], k[1], {-1, -1, -1, -1}};
+        msa_piece *e = &c->w->cache[k.hash % CACHE_SLOTS];
+        *e = (msa_piece){k.k0, k.k1, {-1, -1, -1, -1}};
         memcpy(e->ids, c->out->ids + c->out->n - n, (size_t)n * sizeof *e->ids);
     }
     return rc;
+}
+
+/* Appends the ids of a remembered piece, for which there is room. */
+static void put_piece(const call *c, const msa_piece *e, int64_t a)
+{
+    msa_tokens *out = c->out;
+    int n = 1 + (e->ids[1] >= 0) + (e->ids[2] >= 0) + (e->ids[3] >= 0);
+    memcpy(out->ids + out->n, e->ids, sizeof e->ids);
+    if (out->want_offsets)
+        for (int i = 0; i < n; i++) {
+            int32_t len = c->t->length[e->ids[i]];
+            place(c, out->n + i, a, a + len);
+            a += len;
+        }
+    out->n += n;
+}
+
+/* Encodes the pieces [a, ends[0]), [ends[0], ends[1]), ... The memory that each
+ * needs is asked for a batch ahead. */
+static msa_rc encode_batch(const call *c, int64_t a, const int64_t *ends, int n)
+{
+    const msa_tokenizer *t = c->t;
+    const msa_piece *cache = c->w->cache;
+    key keys[BATCH];
+    int64_t start = a;
+    for (int i = 0; i < n; i++) {
+        keys[i] = key_of(c, start, ends[i] - start);
+        __builtin_prefetch(&cache[keys[i].hash % CACHE_SLOTS]);
+        start = ends[i];
+    }
+    for (int i = 0; i < n; i++)
+        if (cache[keys[i].hash % CACHE_SLOTS].k0 != keys[i].k0)
+            __builtin_prefetch(&t->whole[(int64_t)keys[i].hash & t->whole_mask]);
+    bool room = false;
+    for (int i = 0; i < n; i++) {
+        const msa_piece *e = &cache[keys[i].hash % CACHE_SLOTS];
+        if (e->k0 == keys[i].k0 && e->k1 == keys[i].k1 && e->k1) {
+            if (!room && !reserve(c->out, 4 * (n - i)))
+                return nomem(c);
+            room = true;
+            put_piece(c, e, a);
+        } else {
+            bool plain;
+            room = false;
+            msa_rc rc = keys[i].k1 ? encode_new(c, keys[i], a, ends[i]) : encode_piece(c, a, ends[i], &plain);
+            if (rc < 0)
+                return rc;
+        }
+        a = ends[i];
+    }
+    return MSA_OK;
 }
 
 /* ---- sections to pieces --------------------------------------------------------------------- */
@@ -314,22 +378,27 @@ static msa_rc encode_short(const call *c, int64_t a, int64_t b)
 static msa_rc encode_span(const call *c, int64_t a, int64_t b, int stage)
 {
     const msa_tokenizer *t = c->t;
-    bool plain;
-    if (stage == t->n_stages)
-        return b - a <= 15 ? encode_short(c, a, b) : encode_piece(c, a, b, &plain);
+    if (stage >= t->n_stages)
+        return encode_batch(c, a, &b, 1);
     const msa_split_stage *s = &t->stage[stage];
-    int64_t ends[BATCH], pos = 0, start = a;
+    int64_t ends[BATCH], pos = 0;
     while (pos < b - a) {
+        int64_t start = a + pos;
         int n = s->fn ? s->fn(c->p + a, b - a, &pos, ends, BATCH)
                       : msa_regex_split(s->regex, c->w->regex, c->p + a, b - a, &pos, ends, BATCH, c->err);
         if (n < 0)
             return MSA_FAILED;
-        for (int i = 0; i < n; i++) {
-            msa_rc rc = encode_span(c, start, a + ends[i], stage + 1);
-            if (rc < 0)
-                return rc;
-            start = a + ends[i];
+        msa_rc rc = MSA_OK;
+        for (int i = 0; i < n; i++)
+            ends[i] += a;
+        if (stage + 1 == t->n_stages)
+            rc = encode_batch(c, start, ends, n);
+        for (int i = 0; i < n && stage + 1 < t->n_stages && rc >= 0; i++) {
+            rc = encode_span(c, start, ends[i], stage + 1);
+            start = ends[i];
         }
+        if (rc < 0)
+            return rc;
     }
     return MSA_OK;
 }
@@ -384,27 +453,20 @@ static msa_rc encode_gap(const call *c, int64_t a, int64_t b)
  * normalises them, then cuts out those that are looked for behind that. */
 static msa_rc encode_section(const call *c, int64_t a, int64_t b)
 {
-    static const char margin[16];
     msa_tokenizer_work *w = c->w;
-    bool nfc;
+    call section = *c;
     msa_rc rc = MSA_OK;
-    w->text.len = 0;
-    msa_utf8_check(c->p + a, b - a, &nfc);
-    if (c->t->nfc && !nfc)
-        rc = msa_nfc(c->p + a, b - a, &w->text, &w->map, c->err);
-    else
-        msa_buf_put(&w->text, c->p + a, b - a);
-    int64_t n = w->text.len;
-    msa_buf_put(&w->text, margin, sizeof margin);
-    if (rc >= 0 && w->text.oom)
-        rc = nomem(c);
-    if (rc >= 0) {
-        call section = *c;
+    section.p = c->p + a;
+    section.n = b - a;
+    section.base = a;
+    if (!c->nfc) {
+        w->text.len = 0;
+        rc = msa_nfc(section.p, section.n, &w->text, &w->map, c->err);
         section.p = (const uint8_t *)w->text.data;
-        section.n = n;
-        section.base = a;
-        rc = cut_added(&section, &c->t->normal, encode_gap);
+        section.n = w->text.len;
     }
+    if (rc >= 0)
+        rc = cut_added(&section, &c->t->normal, encode_gap);
     w->map.n = 0;
     return rc;
 }
@@ -415,8 +477,8 @@ msa_rc msa_tokenizer_encode(const msa_tokenizer *t, const char *text, int64_t n,
                             msa_tokens *out, msa_err *err)
 {
     call c = {.t = t, .out = out, .mode = mode, .p = (const uint8_t *)text, .n = n, .err = err};
-    bool nfc;
-    int64_t valid = msa_utf8_check(c.p, n, &nfc), before = out->n;
+    int64_t valid = msa_utf8_check(c.p, n, &c.nfc), before = out->n;
+    c.nfc |= !t->nfc;
     if (valid < n)
         return msa_err_set(err, MSA_FAILED, MSA_E_DATA, "text is not UTF-8 at byte %lld", (long long)valid);
     c.w = take_work(t);

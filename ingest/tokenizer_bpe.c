@@ -11,7 +11,7 @@ static uint64_t pair_key(int32_t left, int32_t right)
     return (uint64_t)left << 43 | (uint64_t)right << 22;
 }
 
-static int64_t pair_slot(const msa_bpe *b, uint64_t key)
+static inline int64_t pair_slot(const msa_bpe *b, uint64_t key)
 {
     return (int64_t)((key >> 22) * 0x9e3779b97f4a7c15u >> 24) & b->pair_mask;
 }
@@ -19,7 +19,7 @@ static int64_t pair_slot(const msa_bpe *b, uint64_t key)
 #define RANK_BITS (((uint64_t)1 << 22) - 1)
 
 /* Rank of the merge of two symbols, or -1. */
-static int32_t merge_of(const msa_bpe *b, int32_t left, int32_t right)
+static inline int32_t merge_of(const msa_bpe *b, int32_t left, int32_t right)
 {
     uint64_t key = pair_key(left, right);
     for (int64_t i = pair_slot(b, key);; i = (i + 1) & b->pair_mask) {
@@ -174,22 +174,23 @@ bool msa_bpe_heap(const msa_bpe *b, const uint8_t *p, int64_t n, msa_bpe_work *w
  * the two is undone, and its halves stood there while only earlier symbols had
  * been made. Of merges of equal rank the left one comes first, so a border merge
  * comes before an equal one inside y, but after an equal one inside x. */
-static bool apart(const msa_bpe *b, int32_t x, int32_t y, int32_t limit)
+static inline bool apart(const msa_bpe *b, int32_t x, int32_t y, int32_t limit)
 {
     for (;;) {
-        int32_t rank = merge_of(b, x, y);
-        if (rank >= 0 && b->n_bytes + rank < limit)
-            return false;
+        const msa_bpe_symbol *l = &b->symbol[x], *r = &b->symbol[y];
+        if (l->first_left < limit && r->first_right < limit) {
+            int32_t rank = merge_of(b, x, y);
+            if (rank >= 0 && b->n_bytes + rank < limit)
+                return false;
+        }
+        if ((x > y ? x : y) < b->n_bytes)
+            return true;
         if (x > y) {
             limit = x;
-            x = b->part[x][1];
-            if (limit < b->n_bytes)
-                return true;
+            x = l->right;
         } else {
             limit = y + 1;
-            if (y < b->n_bytes)
-                return true;
-            y = b->part[y][0];
+            y = r->left;
         }
     }
 }
@@ -233,20 +234,26 @@ bool msa_bpe_linear(const msa_bpe *b, const uint8_t *p, int64_t n, msa_bpe_work 
 static msa_rc prepare_ordered(msa_bpe *b, const int32_t *left, const int32_t *right,
                               const uint8_t *const *text, msa_err *err)
 {
-    b->part = msa_alloc(b->n_symbols, sizeof *b->part);
+    b->symbol = msa_tokenizer_table(b->n_symbols, sizeof *b->symbol);
     b->shorter = msa_alloc(b->n_symbols, sizeof *b->shorter);
     b->reachable = msa_calloc(b->n_symbols, sizeof *b->reachable);
     msa_trie_key *keys = msa_alloc(b->n_symbols, sizeof *keys);
     msa_rc rc = MSA_OK;
-    if (!b->part || !b->shorter || !b->reachable || !keys) {
+    if (!b->symbol || !b->shorter || !b->reachable || !keys) {
         rc = msa_err_nomem(err, "preparing merges");
         goto done;
     }
     int64_t n = 0;
+    for (int32_t s = 0; s < b->n_symbols; s++)
+        b->symbol[s] = (msa_bpe_symbol){s, s, INT32_MAX, INT32_MAX};
+    for (int32_t m = b->n_merges - 1; m >= 0; m--) {
+        b->symbol[b->n_bytes + m].left = left[m];
+        b->symbol[b->n_bytes + m].right = right[m];
+        b->symbol[left[m]].first_left = b->n_bytes + m;
+        b->symbol[right[m]].first_right = b->n_bytes + m;
+    }
     for (int32_t s = 0; s < b->n_symbols; s++) {
         int32_t m = s - b->n_bytes;
-        b->part[s][0] = m < 0 ? s : left[m];
-        b->part[s][1] = m < 0 ? s : right[m];
         b->reachable[s] = m < 0 || (b->reachable[left[m]] && b->reachable[right[m]] &&
                                     apart(b, left[m], right[m], s));
         if (b->reachable[s])
@@ -270,7 +277,7 @@ msa_rc msa_bpe_prepare(msa_bpe *b, const int32_t *left, const int32_t *right,
     int64_t slots = 1024;
     while (slots < (int64_t)b->n_merges * 2)
         slots *= 2;
-    b->pairs = msa_calloc(slots, sizeof *b->pairs);
+    b->pairs = msa_tokenizer_table(slots, sizeof *b->pairs);
     if (!b->pairs)
         return msa_err_nomem(err, "the table of merges");
     b->pair_mask = slots - 1;
@@ -285,7 +292,7 @@ void msa_bpe_free(msa_bpe *b)
     free(b->len);
     free(b->result);
     free(b->pairs);
-    free(b->part);
+    free(b->symbol);
     free(b->shorter);
     free(b->reachable);
     msa_trie_free(&b->trie);

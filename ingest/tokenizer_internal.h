@@ -19,6 +19,11 @@
 /* Token texts longer than this are refused. */
 #define MSA_TOKENIZER_MAX_BYTES 4096
 
+/* Zeroed memory for a table that is read at random places: in huge pages where
+ * the system has them, since walks of the page table would cost as much as the
+ * reads. NULL when out of memory; goes back through free(). */
+void *msa_tokenizer_table(int64_t n, int64_t size);
+
 /* ---- trie --------------------------------------------------------------------
  * A double array over bytes. node[i]: label (9 bits; 256 = free), value + 1 (23
  * bits, 0 = none), base (32 bits, 0 = no children). The child of node i for byte
@@ -66,6 +71,11 @@ static inline int32_t msa_trie_longest(const msa_trie *t, const uint8_t *p, int6
 /* ---- BPE -----------------------------------------------------------------------
  * Symbols number the strings that merging can meet: first the single bytes, then
  * the results of merges in the order of their first appearance. */
+typedef struct msa_bpe_symbol {
+    int32_t left, right;             /* the halves of the merge that makes it; of a byte itself */
+    int32_t first_left, first_right; /* first symbol that it is the left, the right half of, or INT32_MAX */
+} msa_bpe_symbol;
+
 typedef struct msa_bpe {
     int32_t byte_symbol[256]; /* -1: the vocabulary lacks this byte */
     int32_t n_symbols, n_bytes;
@@ -78,7 +88,7 @@ typedef struct msa_bpe {
     /* ordered: every symbol has one merge, made of earlier symbols. Then rank and
      * symbol are in step, and the linear method applies; otherwise a heap does. */
     bool ordered;
-    int32_t (*part)[2]; /* [n_symbols] the two halves; of a byte itself twice */
+    msa_bpe_symbol *symbol; /* [n_symbols] */
     int32_t *shorter;   /* [n_symbols] longest reachable proper prefix, or -1 */
     bool *reachable;    /* [n_symbols] its own bytes encode to it */
     msa_trie trie;      /* the reachable symbols */
@@ -110,8 +120,8 @@ bool msa_bpe_linear(const msa_bpe *b, const uint8_t *p, int64_t n, msa_bpe_work 
 
 /* ---- splitting -------------------------------------------------------------------
  * A splitter cuts p[*pos .. n) of a section into pieces: it writes the ends of up
- * to cap pieces and moves *pos behind the last. At least 16 bytes behind p + n can
- * be read. Returns the number of pieces, 0 at the end. */
+ * to cap pieces and moves *pos behind the last. Returns the number of pieces, 0 at
+ * the end. */
 typedef int msa_split_fn(const uint8_t *p, int64_t n, int64_t *pos, int64_t *ends, int cap);
 msa_split_fn msa_split_gpt2, msa_split_qwen, msa_split_llama3, msa_split_digits;
 
@@ -139,11 +149,19 @@ typedef struct msa_split_stage {
     msa_regex *regex;
 } msa_split_stage;
 
-/* A short piece and its ids. The top byte of k1 is the length (1..15, 0: empty). */
+/* A piece of up to 15 bytes and its ids. */
 typedef struct msa_piece {
-    uint64_t k0, k1;
-    int32_t ids[4]; /* -1 behind the last */
+    uint64_t k0, k1; /* the bytes, zero-padded; the top byte of k1 is their number, 0: empty */
+    int32_t ids[4];  /* -1 behind the last */
 } msa_piece;
+
+/* A piece of up to 12 bytes that is one token. Half as large: the vocabulary's
+ * table is shared by all threads and does not fit a core's own cache. */
+typedef struct msa_whole {
+    uint64_t k0;
+    uint32_t k1;
+    uint32_t len_id; /* length << 24 | id; 0: empty */
+} msa_whole;
 
 /* What one encode call works with; calls take one from the tokenizer's list. */
 typedef struct msa_tokenizer_work msa_tokenizer_work;
@@ -177,7 +195,7 @@ struct msa_tokenizer {
     bool *special;     /* [n_ids] */
 
     msa_bpe bpe;
-    msa_piece *whole;  /* pieces that are one token, up to 15 bytes; open addressing */
+    msa_whole *whole;  /* pieces that are one token; open addressing */
     int64_t whole_mask;
     msa_trie whole_trie; /* ignore_merges: pieces of any length that are one token */
 
@@ -189,7 +207,8 @@ struct msa_tokenizer {
 
 /* msa_tokenizer_open on the n bytes of a file. */
 msa_rc msa_tokenizer_open_bytes(const char *json, int64_t n, msa_tokenizer **out, msa_err *err);
-void msa_tokenizer_free_works(msa_tokenizer_works *w);
+/* Frees the work spaces of past calls, and what they remember. */
+void msa_tokenizer_forget(const msa_tokenizer *t);
 
 static inline uint64_t msa_piece_hash(uint64_t k0, uint64_t k1)
 {

@@ -462,14 +462,13 @@ static msa_rc read_merges(loader *l, json_t *merges, msa_err *err)
 static void put_whole(msa_tokenizer *t, const uint8_t *text, int64_t n, int32_t id)
 {
     uint64_t k[2] = {0};
-    if (n > 15)
+    if (n > 12)
         return;
     memcpy(k, text, (size_t)n);
-    k[1] |= (uint64_t)n << 56;
-    int64_t i = (int64_t)msa_piece_hash(k[0], k[1]) & t->whole_mask;
-    while (t->whole[i].k1)
+    int64_t i = (int64_t)msa_piece_hash(k[0], k[1] | (uint64_t)n << 56) & t->whole_mask;
+    while (t->whole[i].len_id)
         i = (i + 1) & t->whole_mask;
-    t->whole[i] = (msa_piece){k[0], k[1], {id, -1, -1, -1}};
+    t->whole[i] = (msa_whole){k[0], (uint32_t)k[1], (uint32_t)n << 24 | (uint32_t)id};
 }
 
 static msa_rc build_whole(loader *l, msa_err *err)
@@ -477,13 +476,12 @@ static msa_rc build_whole(loader *l, msa_err *err)
     msa_tokenizer *t = l->t;
     const msa_bpe *b = &t->bpe;
     int64_t slots = 1024, n = 0;
-    while (slots < 2 * t->n_ids)
+    while (slots < t->n_ids * 3 / 2)
         slots *= 2;
-    t->whole = msa_alloc_aligned(slots, sizeof *t->whole);
+    t->whole = msa_tokenizer_table(slots, sizeof *t->whole);
     msa_trie_key *keys = msa_alloc(t->n_ids, sizeof *keys);
     msa_rc rc = t->whole && keys ? MSA_OK : msa_err_nomem(err, "the table of pieces");
     if (rc >= 0) {
-        memset(t->whole, 0, (size_t)slots * sizeof *t->whole);
         t->whole_mask = slots - 1;
         for (int64_t i = 0; i <= l->index_mask && t->ignore_merges; i++) {
             int32_t id = l->index[i] - 1;
@@ -616,7 +614,11 @@ void msa_tokenizer_free(msa_tokenizer *t)
 {
     if (!t)
         return;
-    msa_tokenizer_free_works(t->works);
+    if (t->works) {
+        msa_tokenizer_forget(t);
+        pthread_mutex_destroy(&t->works->lock);
+        free(t->works);
+    }
     for (int i = 0; i < t->n_stages; i++)
         msa_regex_free(t->stage[i].regex);
     free(t->bytes);

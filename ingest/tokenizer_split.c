@@ -2,6 +2,9 @@
  * alternative, without a regular-expression engine. Each section of text is
  * matched alone, so the end of the section is the end of the subject. */
 #include <string.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #include "ingest/tokenizer_internal.h"
 
@@ -27,13 +30,47 @@ static int class_at(const uint8_t *p, int64_t i, int64_t n, int *len)
 static int64_t run(const uint8_t *p, int64_t i, int64_t n, int class)
 {
     while (i < n) {
-        int len;
-        if (class_at(p, i, n, &len) != class)
+        int len = 3;
+        /* U+5000..U+9FFF and U+B000..U+CFFF (Han, Hangul) are letters throughout */
+        bool letter = (p[i] >= 0xe5 && p[i] <= 0xe9) || p[i] == 0xeb || p[i] == 0xec;
+        if ((letter ? MSA_UNICODE_LETTER : class_at(p, i, n, &len)) != class)
             break;
         i += len;
     }
     return i;
 }
+
+/* The common case, a word behind at most one mark that it takes along: letters,
+ * first, or behind `lead` (0 or 1) bytes. Returns its end, or 0 where the text
+ * near i is not that plain. */
+#ifdef __SSE2__
+static inline uint32_t letters16(const uint8_t *p)
+{
+    __m128i x = _mm_loadu_si128((const __m128i *)p);
+    x = _mm_sub_epi8(_mm_or_si128(x, _mm_set1_epi8(0x20)), _mm_set1_epi8('a'));
+    return (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(x, _mm_set1_epi8(25)), x));
+}
+
+static inline int64_t plain_word(const uint8_t *p, int64_t i, int64_t n, bool lead)
+{
+    if (n - i < 16)
+        return 0;
+    uint32_t m = letters16(p + i);
+    if (!(m & 1)) {
+        if (!lead || !(m & 2))
+            return 0;
+        m |= 1;
+    }
+    int k = __builtin_ctz(~m);
+    return k < 16 && p[i + k] < 0x80 ? i + k : 0;
+}
+#else
+static int64_t plain_word(const uint8_t *p, int64_t i, int64_t n, bool lead)
+{
+    (void)p, (void)i, (void)n, (void)lead;
+    return 0;
+}
+#endif
 
 static bool newline(uint8_t c)
 {
@@ -120,28 +157,38 @@ static int64_t cl100k_piece(const uint8_t *p, int64_t i, int64_t n, int digits)
 
 /* ---- splitters ---------------------------------------------------------------------- */
 
+/* An ASCII [^\r\n\p{L}\p{N}] that cannot start a contraction. */
+static const bool takes_word[256] = {[0 ... 9] = true,   [11 ... 12] = true, [14 ... 38] = true,  [40 ... 47] = true,
+                                     [58 ... 64] = true, [91 ... 96] = true, [123 ... 127] = true};
+
 int msa_split_gpt2(const uint8_t *p, int64_t n, int64_t *pos, int64_t *ends, int cap)
 {
     int k = 0;
-    for (int64_t i = *pos; k < cap && i < n; k++)
-        ends[k] = *pos = i = gpt2_piece(p, i, n);
+    for (int64_t i = *pos; k < cap && i < n; k++) {
+        int64_t end = plain_word(p, i, n, p[i] == ' ');
+        ends[k] = *pos = i = end ? end : gpt2_piece(p, i, n);
+    }
+    return k;
+}
+
+static inline int split_cl100k(const uint8_t *p, int64_t n, int64_t *pos, int64_t *ends, int cap, int digits)
+{
+    int k = 0;
+    for (int64_t i = *pos; k < cap && i < n; k++) {
+        int64_t end = plain_word(p, i, n, takes_word[p[i]]);
+        ends[k] = *pos = i = end ? end : cl100k_piece(p, i, n, digits);
+    }
     return k;
 }
 
 int msa_split_qwen(const uint8_t *p, int64_t n, int64_t *pos, int64_t *ends, int cap)
 {
-    int k = 0;
-    for (int64_t i = *pos; k < cap && i < n; k++)
-        ends[k] = *pos = i = cl100k_piece(p, i, n, 1);
-    return k;
+    return split_cl100k(p, n, pos, ends, cap, 1);
 }
 
 int msa_split_llama3(const uint8_t *p, int64_t n, int64_t *pos, int64_t *ends, int cap)
 {
-    int k = 0;
-    for (int64_t i = *pos; k < cap && i < n; k++)
-        ends[k] = *pos = i = cl100k_piece(p, i, n, 3);
-    return k;
+    return split_cl100k(p, n, pos, ends, cap, 3);
 }
 
 /* Each digit alone, and what lies between digits. */

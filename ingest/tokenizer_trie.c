@@ -1,7 +1,26 @@
+#define _GNU_SOURCE
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "ingest/tokenizer_internal.h"
+
+void *msa_tokenizer_table(int64_t n, int64_t size)
+{
+    const int64_t huge = (int64_t)2 << 20;
+    int64_t bytes;
+    if (!msa_mul(n, size, &bytes) || bytes > INT64_MAX - huge)
+        return NULL;
+    if (bytes < huge / 2)
+        return msa_calloc(n, size);
+    bytes = (bytes + huge - 1) / huge * huge;
+    void *p = aligned_alloc((size_t)huge, (size_t)bytes);
+    if (p) {
+        (void)madvise(p, (size_t)bytes, MADV_HUGEPAGE); /* before the first touch; a refusal costs speed only */
+        memset(p, 0, (size_t)bytes);
+    }
+    return p;
+}
 
 /* ---- placing nodes --------------------------------------------------------------
  * Slots come in blocks of 256, because base ^ byte stays within one. A node's
@@ -187,6 +206,14 @@ msa_rc msa_trie_build(msa_trie *t, msa_trie_key *keys, int64_t n, msa_err *err)
     b.n_open = 0;
     while (ok && todo.n)
         ok = expand(&b, &todo, keys, todo.r[--todo.n]);
+    uint64_t *node = ok ? msa_tokenizer_table(t->n, sizeof *node) : NULL;
+    if (node) {
+        memcpy(node, t->node, (size_t)t->n * sizeof *node);
+        free(t->node);
+        t->node = node;
+        t->cap = t->n;
+    }
+    ok = node != NULL;
     free(b.blocks);
     free(todo.r);
     if (!ok) {

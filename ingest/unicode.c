@@ -37,6 +37,20 @@ static uint8_t combining_class(uint32_t c)
     return msa_unicode_ccc_data[((uint32_t)msa_unicode_ccc_index[c >> 7] << 7) | (c & 127)];
 }
 
+/* First position from i on that is not ASCII. */
+static int64_t ascii_run(const uint8_t *p, int64_t i, int64_t n)
+{
+    uint64_t w;
+    for (; n - i >= 8; i += 8) {
+        memcpy(&w, p + i, 8);
+        if (w & 0x8080808080808080u)
+            break;
+    }
+    while (i < n && p[i] < 0x80)
+        i++;
+    return i;
+}
+
 int64_t msa_utf8_check(const uint8_t *p, int64_t n, bool *nfc)
 {
     int64_t i = 0;
@@ -44,15 +58,8 @@ int64_t msa_utf8_check(const uint8_t *p, int64_t n, bool *nfc)
     *nfc = true;
     while (i < n) {
         if (p[i] < 0x80) {
-            uint64_t w;
             last = 0;
-            for (; n - i >= 8; i += 8) {
-                memcpy(&w, p + i, 8);
-                if (w & 0x8080808080808080u)
-                    break;
-            }
-            while (i < n && p[i] < 0x80)
-                i++;
+            i = ascii_run(p, i, n);
             continue;
         }
         int k = sequence(p + i, n - i);
@@ -267,6 +274,12 @@ msa_rc msa_nfc(const uint8_t *p, int64_t n, msa_buf *out, msa_nfc_map *map, msa_
     int64_t stable = 0; /* start of the last character that a segment may begin with */
     for (int64_t i = 0; i < n && ok;) {
         uint32_t c;
+        int64_t plain = ascii_run(p, i, n);
+        if (plain > i) {
+            stable = plain - 1;
+            i = plain;
+            continue;
+        }
         int k = msa_utf8_decode(p + i, &c);
         if (!(msa_unicode_flags(c) & unstable)) {
             stable = i;
