@@ -1,8 +1,10 @@
 /* The fast CPU backend: picks an instruction set, owns threads, scratch and
  * packed weights, and cuts operations into items for the pool. The arithmetic
  * stands in the templates that cpu_internal.h names. */
+#define _GNU_SOURCE
 #include <math.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -224,24 +226,35 @@ static msa_rc linear(msa_kern *k, msa_kern_stream *st, const msa_kern_weight *w,
     return MSA_OK;
 }
 
+enum { ANGLE_ROWS = 64 }; /* rows an item of angle_item */
+
+static void angle_item(void *arg, int64_t item, int thread)
+{
+    (void)thread;
+    const msa_cpu *c = arg;
+    int64_t half = c->angle_D / 2, first = item * ANGLE_ROWS;
+    int64_t end = c->angle_rows - first < ANGLE_ROWS ? c->angle_rows : first + ANGLE_ROWS;
+    for (int64_t i = 0; i < half; i++) {
+        double frequency = pow(c->angle_theta, -(double)i / (double)half);
+        for (int64_t m = first; m < end; m++) {
+            double sine, cosine;
+            sincos((double)c->angle_pos[m] * frequency, &sine, &cosine);
+            c->angles[m * c->angle_D + i] = (float)cosine;
+            c->angles[m * c->angle_D + half + i] = (float)sine;
+        }
+    }
+}
+
 static void find_angles(msa_cpu *c, int64_t M, int64_t D, const int64_t *pos, double theta)
 {
     if (c->angle_rows == M && c->angle_D == D && c->angle_theta == theta &&
         memcmp(c->angle_pos, pos, (size_t)M * sizeof *pos) == 0)
         return;
-    int64_t half = D / 2;
-    for (int64_t i = 0; i < half; i++) {
-        double frequency = pow(theta, -(double)i / (double)half);
-        for (int64_t m = 0; m < M; m++) {
-            double angle = (double)pos[m] * frequency;
-            c->angles[m * D + i] = (float)cos(angle);
-            c->angles[m * D + half + i] = (float)sin(angle);
-        }
-    }
     memcpy(c->angle_pos, pos, (size_t)M * sizeof *pos);
     c->angle_rows = M;
     c->angle_D = D;
     c->angle_theta = theta;
+    msa_pool_run(c->pool, (M - 1) / ANGLE_ROWS + 1, angle_item, c);
 }
 
 static msa_rc qk_rope(msa_kern *k, msa_kern_stream *st, void *qkv, int64_t M, msa_kern_heads h,
@@ -544,9 +557,10 @@ msa_rc msa_cpu_open(const char *name, const msa_kern_opts *opts, msa_kern **out,
         return msa_err_set(err, MSA_FAILED, MSA_E_NOMEM, "cannot start the threads of a backend");
     }
     c->code = code;
-    int64_t name_len = (int64_t)strlen(name);
-    memcpy(c->name, name, (size_t)(name_len < (int64_t)sizeof c->name ? name_len : 31));
-    msa_host_cpu_name(c->device, sizeof c->device);
+    char model[96];
+    msa_host_cpu_name(model, sizeof model);
+    snprintf(c->device, sizeof c->device, "%s (%s)", model, code->name);
+    snprintf(c->name, sizeof c->name, "%s", name);
     int n = msa_pool_threads(c->pool);
     c->base.ops = &ops;
     c->base.info = (msa_kern_info){

@@ -1,8 +1,9 @@
 /* Every tensor operation of the engine, behind one C interface.
  *
  * A backend is "ref" (plain C, no fast-math, what the others are compared
- * with), "cpu" (oneDNN and own AVX kernels, own threads) or, when it is built
- * in, "cuda:N". All of them compute the same operations on the same layouts, so
+ * with), "cpu" (own vector kernels and threads; "cpu:avx512bf16", "cpu:avx512",
+ * "cpu:avx2" and "cpu:portable" name an instruction set, else it is the best the
+ * processor has) or, when it is built in, "cuda:N". All of them compute the same operations on the same layouts, so
  * a store that one wrote is read by every other.
  *
  *   msa_kern *k;
@@ -30,8 +31,9 @@
  *
  * Scratch memory belongs to the msa_kern and is sized by msa_kern_reserve, so
  * no operation allocates. Shapes beyond the reservation are MSA_FATAL
- * (MSA_E_INTERNAL); a device fault is MSA_FATAL (MSA_E_UNAVAILABLE). All
- * operations check pointers, shapes and products on the host before they run.
+ * (MSA_E_INTERNAL), except those of convert and unit_heads, which need no
+ * scratch; a device fault is MSA_FATAL (MSA_E_UNAVAILABLE). All operations check
+ * pointers, shapes and products on the host before they run.
  */
 #ifndef MSA_KERNELS_KERNELS_H
 #define MSA_KERNELS_KERNELS_H

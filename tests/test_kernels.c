@@ -42,11 +42,12 @@ static msa_kern *open_kern(const char *name, msa_dtype act, int threads)
 
 #define EACH_SUBJECT(s) for (struct subject *s = subjects; s < subjects + n_subjects; s++)
 
-/* Normalised squared error of results that differ by the order of sums (f32)
- * or also by single roundings to bf16. */
+/* Normalised squared error of results that differ by the order of sums (seen
+ * 1e-13), or also by a rounding to bf16 that falls the other way: (2^-8)^2 when
+ * the output is a single number (seen 8e-10). */
 static double sum_bound(const struct subject *s)
 {
-    return s->act == MSA_F32 ? 2e-12 : 4e-6; /* worst seen 1e-13 and 9e-7 */
+    return s->act == MSA_F32 ? 2e-12 : 2e-5;
 }
 
 static double worst[2];
@@ -552,7 +553,7 @@ static void rows_agree(void **unused)
  * reference does not do. */
 static double attn_bound(const struct subject *s)
 {
-    return s->act == MSA_F32 ? 2e-12 : 2e-5; /* seen 2e-13 and 5e-6 */
+    return s->act == MSA_F32 ? 2e-12 : 4e-5; /* seen 1.4e-13 and 7.5e-6 */
 }
 
 static void packed_attention_agrees(void **unused)
