@@ -242,6 +242,10 @@ static void hear_errors(worker *k)
         if (n <= 0) {
             if (n < 0 && errno == EINTR)
                 continue;
+            if (n == 0) { /* closed by the worker: a poll on it would never sleep again */
+                close(k->child.errors);
+                k->child.errors = -1;
+            }
             return;
         }
         int64_t keep = n < ERRORS_KEPT - k->n_errors ? n : ERRORS_KEPT - k->n_errors;
@@ -252,7 +256,7 @@ static void hear_errors(worker *k)
 
 static bool said_no_memory(const worker *k)
 {
-    static const char *const words[] = {"ut of memory", "bad_alloc", "failed to allocate", "annot allocate memory"};
+    static const char *const words[] = {"ut of memory", "No memory", "bad_alloc", "failed to allocate", "annot allocate memory"};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (memmem(k->errors, (size_t)k->n_errors, words[i], strlen(words[i])))
             return true;

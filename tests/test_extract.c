@@ -308,6 +308,16 @@ static void single_compressed_files(void **state)
     EXPECT_LINES(msa_test_compress("bzip2", "words", 5), "x", NULL, "begin 1 0 text x\ntext \"words\"");
 }
 
+static void archives_without_members(void **state)
+{
+    (void)state;
+    EXPECT_LINES(msa_test_compress("gzip", "", 0), "x.gz", NULL, "begin 0 0 gzip x.gz\nend failed empty_file");
+    /* zeros look like the end of a tar file */
+    char zeros[2048] = {0};
+    EXPECT_LINES(msa_test_compress("bzip2", zeros, sizeof zeros), "x.bz2", NULL, "end failed empty_file");
+    EXPECT_LINES(msa_test_archive_finish(msa_test_archive_new("zip", NULL, NULL)), "x.zip", NULL, "end failed empty_file");
+}
+
 static void nested_archives(void **state)
 {
     (void)state;
@@ -462,7 +472,8 @@ int main(void)
         cmocka_unit_test(jsonl_records), cmocka_unit_test(a_record_comes_whole_or_not),
         cmocka_unit_test(pdf_pages), cmocka_unit_test(pdf_without_text), cmocka_unit_test(pdf_nul_in_text),
         cmocka_unit_test(pdf_right_to_left), cmocka_unit_test(pdf_damage),
-        cmocka_unit_test(archive_formats), cmocka_unit_test(single_compressed_files), cmocka_unit_test(nested_archives),
+        cmocka_unit_test(archive_formats), cmocka_unit_test(single_compressed_files),
+        cmocka_unit_test(archives_without_members), cmocka_unit_test(nested_archives),
         cmocka_unit_test(hostile_names), cmocka_unit_test(encrypted_members), cmocka_unit_test(truncated_archives),
         cmocka_unit_test(damaged_member), cmocka_unit_test(limits_of_archives),
         cmocka_unit_test(many_warnings_are_counted), cmocka_unit_test(display_names),

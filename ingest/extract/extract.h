@@ -39,7 +39,7 @@ struct msa_input {
     msa_extract *x;
     const char *name;    /* as the file or archive has it, any bytes */
     /* The next bytes of the source, valid until the next call: how many, 0 at the
-     * end, -1 with fault set. Called once more after an end or a fault never. */
+     * end, -1 with fault set. Not called again after an end or a fault. */
     int64_t (*fill)(msa_input *in, const char **block);
     void *user;
     int fd;              /* random access to the whole: a descriptor, */

@@ -33,6 +33,8 @@ static int enable_streams(struct archive *a)
         r = archive_read_support_format_cpio(a);
     if (r == ARCHIVE_OK)
         r = archive_read_support_format_raw(a);
+    if (r == ARCHIVE_OK)
+        r = archive_read_support_format_empty(a);
     return r;
 }
 
@@ -195,20 +197,6 @@ static int64_t fill_member(msa_input *in, const char **p)
     }
 }
 
-static char *stripped(const char *name);
-
-/* The name as the archive has it, new. A single compressed file has its own
- * name without the suffix. */
-static char *entry_name(const msa_input *in, struct archive *a, struct archive_entry *e)
-{
-    if (archive_format(a) == ARCHIVE_FORMAT_RAW)
-        return stripped(in->name);
-    const char *name = archive_entry_pathname(e);
-    if (!name)
-        name = archive_entry_pathname_utf8(e);
-    return msa_strdup(name && name[0] ? name : "?");
-}
-
 static char *stripped(const char *name)
 {
     static const char *const suffixes[][2] = {{".tgz", ".tar"}, {".taz", ".tar"}, {".tbz", ".tar"},
@@ -221,6 +209,18 @@ static char *stripped(const char *name)
             return msa_sprintf("%.*s%s", (int)(n - k), name, suffixes[i][1]);
     }
     return msa_strdup(name);
+}
+
+/* The name as the archive has it, new. A single compressed file has its own
+ * name without the suffix. */
+static char *entry_name(const msa_input *in, struct archive *a, struct archive_entry *e)
+{
+    if (archive_format(a) == ARCHIVE_FORMAT_RAW)
+        return stripped(in->name);
+    const char *name = archive_entry_pathname(e);
+    if (!name)
+        name = archive_entry_pathname_utf8(e);
+    return msa_strdup(name && name[0] ? name : "?");
 }
 
 /* Bytes that nobody wants still have to be decompressed to reach what is behind
@@ -271,7 +271,7 @@ static void entries(msa_extract *x, const source *s, struct archive *a, msa_resu
 {
     const msa_input *in = s->in;
     int failures = 0;
-    bool any_name = false;
+    bool any = false;
     for (int64_t ordinal = 0; msa_extract_going(x);) {
         struct archive_entry *e;
         int rc = archive_read_next_header(a, &e);
@@ -284,16 +284,18 @@ static void entries(msa_extract *x, const source *s, struct archive *a, msa_resu
             }
             x->members++;
             failures = 0;
-            any_name = true;
+            any = true;
             one_entry(x, s, a, e, ordinal++);
             continue;
         }
         const char *code = code_of(a, s);
         bool dead = rc == ARCHIVE_FATAL || ++failures >= FAILURES_MAX;
-        msa_result_set(r, any_name || !dead ? MSA_EXTRACT_PARTIAL : MSA_EXTRACT_FAILED, code, "%s", says(a));
+        msa_result_set(r, any || !dead ? MSA_EXTRACT_PARTIAL : MSA_EXTRACT_FAILED, code, "%s", says(a));
         if (dead)
             break;
     }
+    if (!any && r->outcome == MSA_EXTRACT_OK && msa_extract_going(x))
+        msa_result_set(r, MSA_EXTRACT_FAILED, "empty_file", "the archive has no members");
     if (in->fault.code) /* the archive itself ended early, and libarchive's words hide why */
         msa_result_set(r, MSA_EXTRACT_PARTIAL, in->fault.code, "%s", in->fault.message);
 }

@@ -38,6 +38,8 @@ msa_rc msa_extract_file(msa_extract *x, const msa_job *job, int fd, msa_err *err
     x->job = *job;
     if (x->job.limits.depth > MSA_DEPTH_MAX)
         x->job.limits.depth = MSA_DEPTH_MAX;
+    if (x->job.limits.ratio < 1)
+        x->job.limits.ratio = 1;
     x->stop = NULL;
     x->delivered = x->members = x->text_bytes = x->warnings = x->warnings_cut = x->memory_held = 0;
     x->depth = -1;
