@@ -432,12 +432,14 @@ static void closing_early(void **state)
 static int set_up(void **state)
 {
     (void)state;
-    char exe[4096], template[] = "/tmp/msa-test-worker-XXXXXX";
+    char exe[4096];
     ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
     exe[n > 0 ? n : 0] = 0;
     *strstr(exe, "/tests/") = 0; /* build/VARIANT/tests/test_worker */
     real = msa_sprintf("%s/msa-extract", exe);
-    folder = msa_strdup(mkdtemp(template));
+    folder = msa_sprintf("%s/tests/worker-XXXXXX", exe);
+    if (!mkdtemp(folder))
+        return -1;
     fake = fake_named("fake_worker");
     return 0;
 }
