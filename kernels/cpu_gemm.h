@@ -116,7 +116,7 @@ static void pack(const void *const *rows, int64_t n, int64_t units, uint32_t *pa
         for (; u + 16 <= units; u += 16) {
             __m512i a[16], b[16];
             UNROLL for (int j = 0; j < 16; j++)
-                a[j] = _mm512_loadu_si512((const uint32_t *)rows[i + j] + u);
+                a[j] = _mm512_loadu_si512((const char *)rows[i + j] + 4 * u);
             UNROLL for (int j = 0; j < 8; j++) {
                 b[2 * j] = _mm512_unpacklo_epi32(a[2 * j], a[2 * j + 1]);
                 b[2 * j + 1] = _mm512_unpackhi_epi32(a[2 * j], a[2 * j + 1]);
@@ -142,12 +142,12 @@ static void pack(const void *const *rows, int64_t n, int64_t units, uint32_t *pa
         }
         for (; u < units; u++)
             for (int j = 0; j < 16; j++)
-                memcpy(panel + u * NR + i + j, (const uint32_t *)rows[i + j] + u, 4);
+                memcpy(panel + u * NR + i + j, (const char *)rows[i + j] + 4 * u, 4);
     }
 #endif
     for (; i < n; i++)
         for (int64_t u = 0; u < units; u++)
-            memcpy(panel + u * NR + i, (const uint32_t *)rows[i] + u, 4);
+            memcpy(panel + u * NR + i, (const char *)rows[i] + 4 * u, 4);
     for (; i < NR; i++)
         for (int64_t u = 0; u < units; u++)
             panel[u * NR + i] = 0;

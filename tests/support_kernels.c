@@ -13,6 +13,21 @@
 #include "base/mem.h"
 #include "kernels/dtype.h"
 
+const msa_kern_shape msa_test_shape = {.rows = 400, .E = 256, .H = 16, .G = 8, .D = 160, .I = 512,
+                                       .V = 4096, .max_seq = 700, .queries = 8,
+                                       .route_tokens = 200, .scan_chunks = 500, .scan_docs = 500,
+                                       .top_k = 64};
+
+msa_kern *msa_test_kern(const char *name, msa_dtype act, int threads)
+{
+    msa_kern *k = NULL;
+    msa_kern_opts o = {.act = act, .n_threads = threads};
+    if (msa_kern_open(name, &o, &k, NULL) < 0)
+        return NULL;
+    assert_int_equal(msa_kern_reserve(k, &msa_test_shape, false, NULL, NULL), MSA_OK);
+    return k;
+}
+
 enum { GUARD = 256, PATTERN = 0xa5 };
 
 static msa_tensor tensor(msa_kern *k, msa_dtype type, int64_t n, int64_t bytes)

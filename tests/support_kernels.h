@@ -5,6 +5,10 @@
 
 #include "kernels/kernels.h"
 
+/* Opens a backend and reserves msa_test_shape; NULL when it is not to be had. */
+extern const msa_kern_shape msa_test_shape;
+msa_kern *msa_test_kern(const char *name, msa_dtype act, int threads);
+
 /* A tensor in a backend's device memory between two guard zones. A new one is
  * filled with a pattern that no operation writes. */
 typedef struct msa_tensor {
