@@ -279,6 +279,22 @@ static void pdf_damage(void **state)
 
 /* ---- archives --------------------------------------------------------------- */
 
+/* A PDF that begins an archive uncompressed stands within the bytes where junk
+ * before a PDF is forgiven: the archive must win, or its other members are lost. */
+static void a_pdf_first_in_an_archive(void **state)
+{
+    (void)state;
+    const char *const pages[] = {SAY("Hello")};
+    static const char *const formats[] = {"ustar", "newc"};
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
+        msa_buf pdf = msa_test_pdf(pages, 1, NULL, "");
+        msa_test_archive *a = msa_test_archive_new(formats[i], NULL, NULL);
+        msa_test_archive_add(a, "a.pdf", pdf.data, pdf.len);
+        msa_test_archive_add(a, "b.txt", "two", 3);
+        msa_buf_free(&pdf);
+        EXPECT_LINES(msa_test_archive_finish(a), "a", NULL, "begin 1 0 pdf a.pdf\n", "begin 1 1 text b.txt\n");
+    }
+}
 static void archive_formats(void **state)
 {
     (void)state;
@@ -472,7 +488,8 @@ int main(void)
         cmocka_unit_test(jsonl_records), cmocka_unit_test(a_record_comes_whole_or_not),
         cmocka_unit_test(pdf_pages), cmocka_unit_test(pdf_without_text), cmocka_unit_test(pdf_nul_in_text),
         cmocka_unit_test(pdf_right_to_left), cmocka_unit_test(pdf_damage),
-        cmocka_unit_test(archive_formats), cmocka_unit_test(single_compressed_files),
+        cmocka_unit_test(archive_formats), cmocka_unit_test(a_pdf_first_in_an_archive),
+        cmocka_unit_test(single_compressed_files),
         cmocka_unit_test(archives_without_members), cmocka_unit_test(nested_archives),
         cmocka_unit_test(hostile_names), cmocka_unit_test(encrypted_members), cmocka_unit_test(truncated_archives),
         cmocka_unit_test(damaged_member), cmocka_unit_test(limits_of_archives),

@@ -214,7 +214,6 @@ static bool is_anything(const msa_sniff *s) { (void)s; return true; }
 #define ARCHIVE .extract = msa_extract_archive, .library = "libarchive", .container = true
 
 const msa_format msa_formats[] = {
-    {"pdf", ".pdf", is_pdf, .extract = msa_extract_pdf, .library = "poppler-glib"},
     {"gzip", ".gz .tgz .taz", is_gzip, ARCHIVE},
     {"bzip2", ".bz2 .tbz .tbz2", is_bzip2, ARCHIVE},
     {"xz", ".xz .txz", is_xz, ARCHIVE},
@@ -229,6 +228,8 @@ const msa_format msa_formats[] = {
     {"tar", ".tar", is_tar, ARCHIVE},
     {"cpio", ".cpio", is_cpio, ARCHIVE},
     {"ar", ".ar .deb .a", is_ar, ARCHIVE},
+    /* behind the archives: an uncompressed first member puts %PDF- near an archive's start */
+    {"pdf", ".pdf", is_pdf, .extract = msa_extract_pdf, .library = "poppler-glib"},
 
     {"ole", ".doc .xls .ppt .msg .msi", is_ole, .extract = NULL},
     {"png", ".png", is_png, .extract = NULL},
