@@ -122,7 +122,8 @@ run:
 	@$(MAKE) --no-print-directory deps
 	@$(MAKE) --no-print-directory -j$$(nproc) all
 	@$(MAKE) --no-print-directory model
-	$(B)/msa-batch run --show examples/contracts/job.json
+	@# 2: finished, and the one damaged file stands in the manifest
+	@$(B)/msa-batch run --show examples/contracts/job.json || [ $$? -eq 2 ]
 
 ## make test         set up, build, and pass all tests
 test:
