@@ -98,7 +98,6 @@ static void print_summary(const msa_job *j, const msa_run_report *r)
 
 static int run_one(const msa_job *job, const msa_options *o, msa_run_part part, msa_err *err)
 {
-    msa_stop_install();
     terminal t = {.tty = isatty(STDERR_FILENO), .quiet = o->quiet, .shown_ms = msa_now_ms()};
     char *extract = msa_program_beside("msa-extract");
     if (!extract) {
@@ -152,6 +151,7 @@ static int worse(int a, int b)
 static int run_all(const msa_options *o, msa_run_part part)
 {
     int code = 0;
+    msa_stop_install();
     for (int i = 0; i < o->n_args; i++) {
         msa_job *job = NULL;
         msa_err err = {0};
@@ -196,6 +196,7 @@ int msa_cmd_prefill(const msa_options *o, msa_err *err)
         msa_err_set(err, MSA_FAILED, MSA_E_NOINPUT, "%s: no such store", o->store);
         return MSA_E_NOINPUT;
     }
+    msa_stop_install();
     msa_job job = {.path = "", .id = "prefill", .store = o->store, .model = o->model, .out_dir = "",
                    .bank_dtype = MSA_BF16};
     return run_one(&job, o, MSA_RUN_PREFILL, err);
