@@ -79,6 +79,7 @@ msa_rc msa_scan_run(msa_scan *s, const int64_t *layers, int64_t n, const float *
     msa_rc rc = msa_kern_topk_init(k, NULL, B, K, s->best, err);
     for (int64_t i = 0; rc >= 0 && i < msa_bank_n_extents(s->bank); i++) {
         msa_bank_extent e;
+        rc = msa_bank_extent_check(s->bank, i, err); /* what is attended to was scanned before */
         msa_bank_extent_get(s->bank, i, &e);
         for (int64_t l = 0; rc >= 0 && l < n; l++) {
             rc = msa_kern_scan(k, NULL, &c->route, q[l], q_start, B, e.rk[layers[l]], s->dtype,

@@ -65,21 +65,53 @@ void *msa_host_pages(int64_t bytes)
     return p;
 }
 
+/* Stands in the 64 bytes before memory that msa_host_alloc gave. */
+typedef struct room {
+    size_t mapped; /* bytes of the mapping that begins 64 bytes before it; 0: from the heap */
+} room;
+_Static_assert(sizeof(room) <= 64, "a room's note keeps tensors 64-byte aligned");
+
+/* Caches are reserved for the longest context and mostly stay empty: what is this
+ * large comes as untouched zero pages, and as small ones, or the first row of
+ * each cache would take two megabytes. */
+enum { LAZY = 1 << 24 };
+
 msa_rc msa_host_alloc(msa_kern *k, int64_t bytes, msa_mem kind, void **out, msa_err *err)
 {
     (void)k, (void)kind;
-    *out = msa_host_pages(bytes);
-    if (!*out)
+    int64_t whole;
+    char *base = NULL;
+    if (msa_add(bytes, 64, &whole)) {
+        if (whole < LAZY) {
+            if ((base = msa_host_pages(whole)))
+                memset(base, 0, (size_t)whole);
+        } else {
+            base = mmap(NULL, (size_t)whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            if (base == MAP_FAILED)
+                base = NULL;
+            else
+                madvise(base, (size_t)whole, MADV_NOHUGEPAGE);
+        }
+    }
+    if (!base)
         return msa_err_set(err, MSA_FAILED, MSA_E_NOMEM, "cannot allocate %lld bytes",
                            (long long)bytes);
-    memset(*out, 0, (size_t)bytes);
+    ((room *)base)->mapped = whole < LAZY ? 0 : (size_t)whole;
+    *out = base + 64;
     return MSA_OK;
 }
 
 void msa_host_free(msa_kern *k, void *p, msa_mem kind)
 {
     (void)k, (void)kind;
-    free(p);
+    if (!p)
+        return;
+    char *base = (char *)p - 64;
+    size_t mapped = ((room *)base)->mapped;
+    if (mapped)
+        munmap(base, mapped);
+    else
+        free(base);
 }
 
 struct msa_kern_stream {
