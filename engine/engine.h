@@ -91,16 +91,19 @@ const msa_config *msa_model_config(const msa_model *m);
 const msa_protocol *msa_model_protocol(const msa_model *m);
 const msa_tokenizer *msa_model_tokenizer(const msa_model *m);
 const char *msa_model_name(const msa_model *m);         /* the folder's last component */
-/* 64 hexadecimal digits over weights, config, tokenizer and templates: what a
- * bank and a corpus are bound to. The backend and compute type are not in it. */
+/* 64 hexadecimal digits over what a bank and a corpus are bound to: weights, their
+ * shapes and constants, router layers, P, tokenizer, document template. Neither
+ * the backend and compute type nor what only questions use is in it. */
 const char *msa_model_fingerprint(const msa_model *m);
 msa_kern *msa_model_kern(msa_model *m);
 int64_t msa_model_weight_bytes(const msa_model *m);
 
 /* Reads config.json, msa_protocol.json and the fingerprint only (weights are
- * hashed, not loaded): for plan and validate. protocol may be NULL. */
+ * hashed, not loaded): for plan and validate. answer_id: 64 digits over the
+ * fingerprint and all else of the folder that an answer depends on (K, reductions,
+ * templates). protocol may be NULL. */
 msa_rc msa_model_peek(const char *dir, msa_config *config, msa_protocol *protocol, char fingerprint[65],
-                      int64_t *weight_bytes, msa_err *err);
+                      char answer_id[65], int64_t *weight_bytes, msa_err *err);
 void msa_protocol_free(msa_protocol *p);
 
 /* ---- memory bank ------------------------------------------------------------- */

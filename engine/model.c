@@ -33,19 +33,28 @@ static char *folder_name(const char *dir)
     return name;
 }
 
+/* What pooled rows depend on. */
 static void print_config(const msa_config *c, msa_buf *out)
 {
     msa_buf_printf(out, "msa-model 1\nlayers %lld E %lld H %lld G %lld D %lld I %lld V %lld\n",
                    (long long)c->n_layers, (long long)c->E, (long long)c->H, (long long)c->G,
                    (long long)c->D, (long long)c->I, (long long)c->V);
-    msa_buf_printf(out, "eps %.9g theta %.17g tied %d qk_norm %d P %lld top_k %lld decoupled %d\n",
-                   (double)c->rms_eps, c->rope_theta, c->tied, c->qk_norm, (long long)c->P,
-                   (long long)c->top_k, c->decoupled);
-    msa_buf_printf(out, "unit %d scale %.9g head %d query %d chunk %d router", c->route.unit,
-                   (double)c->route.scale, (int)c->route.head, (int)c->route.query, (int)c->route.chunk);
+    msa_buf_printf(out, "eps %.9g theta %.17g tied %d qk_norm %d P %lld decoupled %d unit %d router",
+                   (double)c->rms_eps, c->rope_theta, c->tied, c->qk_norm, (long long)c->P, c->decoupled,
+                   c->route.unit);
     for (int64_t i = 0; i < c->n_router; i++)
         msa_buf_printf(out, " %lld", (long long)c->router_layers[i]);
     msa_buf_printf(out, "\n");
+}
+
+/* What only questions depend on. */
+static void print_question_side(const msa_model *m, msa_buf *out)
+{
+    const msa_config *c = &m->config;
+    msa_buf_printf(out, "top_k %lld scale %.9g head %d query %d chunk %d\n", (long long)c->top_k,
+                   (double)c->route.scale, (int)c->route.head, (int)c->route.query, (int)c->route.chunk);
+    for (int64_t i = 0; i < m->n_eos; i++)
+        msa_buf_printf(out, "eos %d\n", m->eos_ids[i]);
 }
 
 /* A model's files while it is being opened. */
@@ -94,19 +103,27 @@ static msa_rc read_folder(const char *dir, bool bare, int n_threads, msa_model *
         rc = msa_weights_digest(&f->w, n_threads, &id, err);
     }
     if (rc >= 0 && !bare) {
-        msa_buf_printf(&id, "tokenizer %s\n", msa_tokenizer_sha256(m->tokenizer));
-        msa_protocol_print(&m->protocol, m->config.n_router, &id);
+        msa_buf_printf(&id, "tokenizer %s\nhead %s\ntail %s\n", msa_tokenizer_sha256(m->tokenizer),
+                       m->protocol.document_head, m->protocol.document_tail);
+    }
+    if (rc >= 0 && !id.oom) {
+        msa_sha256_hex(id.data, id.len, m->fingerprint);
+        id.len = 0;
+        msa_buf_printf(&id, "%s\n", m->fingerprint);
+        print_question_side(m, &id);
+        if (!bare)
+            msa_protocol_print(&m->protocol, m->config.n_router, &id);
     }
     if (rc >= 0 && id.oom)
         rc = msa_err_nomem(err, "a fingerprint");
     if (rc >= 0)
-        msa_sha256_hex(id.data, id.len, m->fingerprint);
+        msa_sha256_hex(id.data, id.len, m->answer_id);
     msa_buf_free(&id);
     return rc < 0 ? msa_err_prefix(err, rc, "model %s", dir) : MSA_OK;
 }
 
 msa_rc msa_model_peek(const char *dir, msa_config *config, msa_protocol *protocol, char fingerprint[65],
-                      int64_t *weight_bytes, msa_err *err)
+                      char answer_id[65], int64_t *weight_bytes, msa_err *err)
 {
     msa_model *m = msa_calloc(1, sizeof *m);
     folder f = {0};
@@ -116,6 +133,7 @@ msa_rc msa_model_peek(const char *dir, msa_config *config, msa_protocol *protoco
     if (rc >= 0) {
         *config = m->config;
         memcpy(fingerprint, m->fingerprint, sizeof m->fingerprint);
+        memcpy(answer_id, m->answer_id, sizeof m->answer_id);
         *weight_bytes = f.w.bytes;
         if (protocol != NULL) {
             *protocol = m->protocol;

@@ -29,7 +29,7 @@ struct msa_model {
     msa_layer *layers;               /* [n_layers] */
     int64_t weight_bytes;
     char *name;
-    char fingerprint[65];
+    char fingerprint[65], answer_id[65];
     int32_t eos_ids[8];              /* generation ends at any of these (config, generation_config) */
     int64_t n_eos;
 };

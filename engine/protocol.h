@@ -21,7 +21,7 @@ msa_rc msa_protocol_read(const char *dir, int64_t n_router, msa_protocol *out, m
  * added tokens of it; items that are put together as values must hold none. */
 msa_rc msa_protocol_check(const msa_protocol *p, const msa_tokenizer *t, msa_err *err);
 
-/* Appends every field in a fixed form: what the fingerprint covers. */
+/* Appends every field in a fixed form, for the answer id. */
 void msa_protocol_print(const msa_protocol *p, int64_t n_router, msa_buf *out);
 
 #endif

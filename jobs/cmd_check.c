@@ -54,12 +54,12 @@ int msa_cmd_plan(const msa_options *o, msa_err *err)
     msa_job *job = NULL;
     msa_kern *kern = NULL;
     msa_config config;
-    char fingerprint[65];
+    char fingerprint[65], answer_id[65];
     int64_t weight_bytes;
     msa_job_plan plan;
     msa_buf text = {0};
     msa_rc rc = msa_cmd_open_job(o->args[0], o, &job, err);
-    if (rc == MSA_OK && (rc = msa_model_peek(job->model, &config, NULL, fingerprint, &weight_bytes, err)) < 0)
+    if (rc == MSA_OK && (rc = msa_model_peek(job->model, &config, NULL, fingerprint, answer_id, &weight_bytes, err)) < 0)
         rc = msa_err_prefix(err, rc, "model %s", job->model);
     if (rc == MSA_OK)
         rc = msa_kern_open(o->model_opts.backend,

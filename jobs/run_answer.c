@@ -19,7 +19,7 @@ static msa_rc key_of(const msa_run *r, const msa_query *q, uint64_t *key, msa_er
     msa_buf b = {0};
     msa_buf_printf(&b, "ask 1\n%lld %.17g %.17g %lld %lld %lld %d\n%s\n%s\n", (long long)a->max_tokens,
                    a->temperature, a->top_p, (long long)a->seed, (long long)a->top_k_docs,
-                   (long long)a->max_rounds, a->verify_quotes, r->fingerprint, r->store_state);
+                   (long long)a->max_rounds, a->verify_quotes, r->answer_id, r->store_state);
     msa_buf_put(&b, q->text, q->n);
     *key = msa_xxh3(b.data, b.len);
     bool oom = b.oom;

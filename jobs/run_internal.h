@@ -19,7 +19,7 @@ typedef struct msa_run {
     msa_config config;
     msa_protocol protocol;
     bool peeked;
-    char fingerprint[65];
+    char fingerprint[65], answer_id[65];
     int64_t weight_bytes;
     msa_model *model;
 

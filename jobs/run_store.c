@@ -35,7 +35,8 @@ msa_rc msa_run_take_lock(const char *path, msa_lock_mode mode, msa_file_lock *l,
 msa_rc msa_run_peek_model(msa_run *r, msa_err *err)
 {
     msa_bank_stat bank;
-    msa_rc rc = msa_model_peek(r->job->model, &r->config, &r->protocol, r->fingerprint, &r->weight_bytes, err);
+    msa_rc rc = msa_model_peek(r->job->model, &r->config, &r->protocol, r->fingerprint, r->answer_id,
+                              &r->weight_bytes, err);
     if (rc < 0)
         return msa_err_prefix(err, rc, "model %s", r->job->model);
     r->peeked = true;

@@ -52,7 +52,7 @@ int main(int argc, char **argv)
 {
     msa_err err;
     msa_config config;
-    char fingerprint[65];
+    char fingerprint[65], answer_id[65];
     int64_t bytes;
     msa_err_init(&err);
     if (argc != 4) {
@@ -61,7 +61,7 @@ int main(int argc, char **argv)
     }
     msa_rc rc = convert(argv[1], argv[2], argv[3], &err);
     if (rc >= 0)
-        rc = msa_model_peek(argv[3], &config, NULL, fingerprint, &bytes, &err);
+        rc = msa_model_peek(argv[3], &config, NULL, fingerprint, answer_id, &bytes, &err);
     if (rc < 0) {
         fprintf(stderr, "msa-gguf: %s\n", err.msg);
         return (int)err.code;

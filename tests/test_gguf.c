@@ -378,7 +378,7 @@ static void expect_tensor(const msa_safetensors *s, const char *name, int64_t ro
 
 static void becomes_a_folder_that_opens(void **state)
 {
-    char *dir = msa_test_folder_new(), fingerprint[65];
+    char *dir = msa_test_folder_new(), fingerprint[65], answer_id[65];
     msa_config c;
     msa_err err;
     msa_safetensors *s = NULL;
@@ -388,7 +388,7 @@ static void becomes_a_folder_that_opens(void **state)
     for (int untied = 0; untied < 2; untied++) {
         msa_err_init(&err);
         if (convert((change){.untied = untied}, dir, &err) < 0 ||
-            msa_model_peek(dir, &c, NULL, fingerprint, &bytes, &err) < 0)
+            msa_model_peek(dir, &c, NULL, fingerprint, answer_id, &bytes, &err) < 0)
             fail_msg("%s", err.msg);
         assert_true(c.tied == !untied && !c.qk_norm && !c.decoupled);
         assert_true(c.n_layers == 2 && c.E == E && c.H == H && c.G == G && c.D == D && c.I == I && c.V == V);
