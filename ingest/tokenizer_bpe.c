@@ -11,18 +11,21 @@ static uint64_t pair_key(int32_t left, int32_t right)
     return (uint64_t)left << 43 | (uint64_t)right << 22;
 }
 
-static inline int64_t pair_slot(const msa_bpe *b, uint64_t key)
+static inline uint64_t pair_hash(uint64_t key)
 {
-    return (int64_t)((key >> 22) * 0x9e3779b97f4a7c15u >> 24) & b->pair_mask;
+    return (key >> 22) * 0x9e3779b97f4a7c15u;
 }
 
 #define RANK_BITS (((uint64_t)1 << 22) - 1)
+enum { SEEN_BITS = 21 };
 
 /* Rank of the merge of two symbols, or -1. */
 static inline int32_t merge_of(const msa_bpe *b, int32_t left, int32_t right)
 {
-    uint64_t key = pair_key(left, right);
-    for (int64_t i = pair_slot(b, key);; i = (i + 1) & b->pair_mask) {
+    uint64_t key = pair_key(left, right), hash = pair_hash(key), bit = hash >> (64 - SEEN_BITS);
+    if (!(b->pair_seen[bit >> 6] >> (bit & 63) & 1))
+        return -1;
+    for (int64_t i = (int64_t)(hash >> 24) & b->pair_mask;; i = (i + 1) & b->pair_mask) {
         uint64_t at = b->pairs[i];
         if ((at & ~RANK_BITS) == key && at)
             return (int32_t)(at & RANK_BITS) - 1;
@@ -33,8 +36,9 @@ static inline int32_t merge_of(const msa_bpe *b, int32_t left, int32_t right)
 
 static void put_pair(msa_bpe *b, int32_t left, int32_t right, int32_t rank)
 {
-    uint64_t key = pair_key(left, right);
-    int64_t i = pair_slot(b, key);
+    uint64_t key = pair_key(left, right), hash = pair_hash(key), bit = hash >> (64 - SEEN_BITS);
+    int64_t i = (int64_t)(hash >> 24) & b->pair_mask;
+    b->pair_seen[bit >> 6] |= (uint64_t)1 << (bit & 63);
     while (b->pairs[i] && (b->pairs[i] & ~RANK_BITS) != key)
         i = (i + 1) & b->pair_mask;
     b->pairs[i] = key | (uint64_t)(rank + 1); /* of equal pairs the last holds */
@@ -278,7 +282,8 @@ msa_rc msa_bpe_prepare(msa_bpe *b, const int32_t *left, const int32_t *right,
     while (slots < (int64_t)b->n_merges * 2)
         slots *= 2;
     b->pairs = msa_tokenizer_table(slots, sizeof *b->pairs);
-    if (!b->pairs)
+    b->pair_seen = msa_calloc(1 << (SEEN_BITS - 6), sizeof *b->pair_seen);
+    if (!b->pairs || !b->pair_seen)
         return msa_err_nomem(err, "the table of merges");
     b->pair_mask = slots - 1;
     for (int32_t m = 0; m < b->n_merges; m++)
@@ -292,6 +297,7 @@ void msa_bpe_free(msa_bpe *b)
     free(b->len);
     free(b->result);
     free(b->pairs);
+    free(b->pair_seen);
     free(b->symbol);
     free(b->shorter);
     free(b->reachable);

@@ -85,6 +85,7 @@ typedef struct msa_bpe {
     int32_t *result; /* [n_merges] symbol; the index of a merge is its rank */
     uint64_t *pairs; /* open addressing: left << 43 | right << 22 | rank + 1; 0 is empty */
     int64_t pair_mask;
+    uint64_t *pair_seen; /* a bit for each hash of a pair: most questions end here, near the core */
     /* ordered: every symbol has one merge, made of earlier symbols. Then rank and
      * symbol are in step, and the linear method applies; otherwise a heap does. */
     bool ordered;
