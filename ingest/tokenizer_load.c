@@ -219,15 +219,18 @@ static msa_rc read_id(json_t *v, const char *where, int32_t *id, msa_err *err)
     return MSA_OK;
 }
 
-/* Gives id the n bytes at s. */
+/* Appends the n bytes at s to the texts of tokens; they belong to id unless it
+ * has a text already. */
 static msa_rc add_text(loader *l, int32_t id, const char *s, int64_t n, msa_err *err)
 {
     msa_tokenizer *t = l->t;
     if (n > MSA_TOKENIZER_MAX_BYTES || l->n_bytes + n > l->cap_bytes)
         return refuse(err, "the text of token %d is longer than %d bytes", id, MSA_TOKENIZER_MAX_BYTES);
     memcpy(t->bytes + l->n_bytes, s, (size_t)n);
-    t->offset[id] = l->n_bytes;
-    t->length[id] = (int32_t)n;
+    if (t->offset[id] < 0) {
+        t->offset[id] = l->n_bytes;
+        t->length[id] = (int32_t)n;
+    }
     l->n_bytes += n;
     return MSA_OK;
 }
@@ -355,7 +358,7 @@ static msa_rc read_added(loader *l, json_t *list, json_t *vocab, msa_err *err)
             break;
         l->added[id] = true;
         t->special[id] = special;
-        msa_trie_key key = {text_of(t, id), (int32_t)len, id};
+        msa_trie_key key = {(const uint8_t *)t->bytes + l->n_bytes - len, (int32_t)len, id};
         if (normalized)
             normal[n_normal++] = key;
         else

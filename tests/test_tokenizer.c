@@ -210,6 +210,11 @@ static void offsets_point_at_the_text_as_given(void **state)
     spans_are(t, "x\x04i\x06nz", (span[]){{0, 1}, {2, 5}, {5, 6}}, 3);
     spans_are(t, "\x04\x06", NULL, 0);
     msa_tokenizer_free(t);
+    /* a token that is also an added one, whose content is taken by the letter: three bytes */
+    t = open_small(&(msa_small){.merges = (const char *const[]){"Ġ x", NULL},
+                                .added = "[{\"id\":256,\"content\":\"Ġx\",\"normalized\":false}]"});
+    spans_are(t, "a xĠx x", (span[]){{0, 1}, {1, 3}, {3, 6}, {6, 8}}, 4);
+    msa_tokenizer_free(t);
 }
 
 static void offsets_cover_every_real_text(void **state)
