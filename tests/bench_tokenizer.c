@@ -1,5 +1,6 @@
-/* Speed of the tokenizer on one core: opening, then text of several kinds, each
- * cold (a tokenizer just opened, one pass) and warm (best of five more).
+/* Speed of the tokenizer on one core, in processor time: opening, then text of
+ * several kinds, each cold (no piece remembered, one pass) and warm (best of five
+ * more).
  *   bench_tokenizer [TEXT...]      texts of its own, and these files
  * The ceiling beside it is memcpy of the same bytes. */
 #include <time.h>
