@@ -6,7 +6,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/file.h"
 #include "jobs/commands.h"
 #include "jobs/program.h"
 #include "jobs/stop.h"
@@ -191,10 +190,6 @@ int msa_cmd_prefill(const msa_options *o, msa_err *err)
     if (!o->store || !o->model) {
         msa_err_set(err, MSA_FAILED, MSA_E_USAGE, "prefill needs a job, or --store and --model");
         return MSA_E_USAGE;
-    }
-    if (!msa_file_exists(o->store)) {
-        msa_err_set(err, MSA_FAILED, MSA_E_NOINPUT, "%s: no such store", o->store);
-        return MSA_E_NOINPUT;
     }
     msa_stop_install();
     msa_job job = {.path = "", .id = "prefill", .store = o->store, .model = o->model, .out_dir = "",

@@ -23,7 +23,10 @@ static msa_rc stage(msa_run *r, msa_stage s, msa_err *err)
 static msa_rc take_locks(msa_run *r, bool *skip, msa_err *err)
 {
     const msa_job *j = r->job;
-    msa_rc rc = msa_file_mkdirs(j->store, err);
+    /* nothing to put into it: a store that is not there is a slip of the pen */
+    msa_rc rc = j->n_sources || msa_file_exists(j->store)
+                    ? msa_file_mkdirs(j->store, err)
+                    : msa_err_set(err, MSA_FAILED, MSA_E_NOINPUT, "%s: no such store", j->store);
     char *out = msa_file_join(j->out_dir, "lock"), *store = msa_file_join(j->store, "lock");
     if (rc == MSA_OK && (!out || !store))
         rc = msa_err_nomem(err, "locks");

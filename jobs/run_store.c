@@ -6,6 +6,7 @@
 
 #include "base/hash.h"
 #include "base/mem.h"
+#include "engine/bank.h"
 #include "jobs/job_plan.h"
 #include "jobs/run_internal.h"
 #include "jobs/stop.h"
@@ -184,6 +185,14 @@ static void on_prefill(void *user, int64_t docs, int64_t tokens)
     msa_status_update(&r->status);
 }
 
+/* Do the bank's rows belong to this document? A corpus that was deleted and made
+ * anew gives the same ids to other texts. */
+static bool is_row_of(const msa_run *r, const msa_doc *d)
+{
+    int64_t extent, chunk, n;
+    return msa_bank_find(r->bank, d->id, &extent, &chunk, &n) && n == (d->n_tokens + r->config.P - 1) / r->config.P;
+}
+
 /* Ids that the bank holds and the corpus does not want any more; how many alive
  * ones lie behind its last. */
 static msa_rc compare(msa_run *r, int64_t **dead, int64_t *n_dead, int64_t *n_new, msa_err *err)
@@ -197,10 +206,10 @@ static msa_rc compare(msa_run *r, int64_t **dead, int64_t *n_dead, int64_t *n_ne
     for (int64_t id = 1; id <= msa_corpus_last_doc(r->corpus); id++) {
         bool alive = msa_corpus_doc_get(r->corpus, id, &d) && d.alive;
         *n_new += alive && id > s.last_doc;
-        if (alive && id <= s.last_doc && !msa_bank_has(r->bank, id))
+        if (alive && id <= s.last_doc && !is_row_of(r, &d))
             return msa_err_set(err, MSA_FAILED, MSA_E_DATA,
-                               "store %s: document %lld is missing from the bank: it belongs to "
-                               "another corpus; remove %s and run again",
+                               "store %s: the bank's rows of document %lld belong to another corpus; "
+                               "remove %s and run again",
                                r->job->store, (long long)id, r->bank_dir);
         if (alive || !msa_bank_has(r->bank, id))
             continue;
@@ -213,6 +222,11 @@ static msa_rc compare(msa_run *r, int64_t **dead, int64_t *n_dead, int64_t *n_ne
         }
         (*dead)[(*n_dead)++] = id;
     }
+    if (s.last_doc > msa_corpus_last_doc(r->corpus))
+        return msa_err_set(err, MSA_FAILED, MSA_E_DATA,
+                           "store %s: the bank knows document %lld, the corpus ends at %lld; remove %s and run again",
+                           r->job->store, (long long)s.last_doc, (long long)msa_corpus_last_doc(r->corpus),
+                           r->bank_dir);
     return MSA_OK;
 }
 

@@ -20,6 +20,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "jobs/program.h"
+#include "jobs/result.h"
 #include "jobs/schema.h"
 #include "tests/support_checkpoint.h"
 
@@ -354,6 +355,78 @@ static void bad_lines_fail_alone(void **state)
     EXPECT(2, "run", "--device", "ref", "--restart", "limit.json");
 }
 
+static void a_question_beyond_the_context_fails_alone(void **state)
+{
+    msa_buf b = {0};
+    (void)state;
+    msa_buf_puts(&b, BATCH("short", "Who?") "{\"custom_id\": \"long\", \"method\": \"POST\", \"url\": "
+                     "\"/v1/chat/completions\", \"body\": {\"messages\": [{\"role\": \"user\", \"content\": \"");
+    for (int i = 0; i < 2000; i++)
+        msa_buf_puts(&b, "endless ");
+    msa_buf_puts(&b, "\"}]}}\n");
+    put("l.jsonl", b.data);
+    msa_buf_free(&b);
+    EXPECT(2, "l.jsonl", "--store", "store", "--model", "model", "--out", "out-l", "--device", "ref");
+    assert_int_equal(check_lines("out-l/results.jsonl", "result"), 1);
+    assert_int_equal(check_lines("out-l/errors.jsonl", "error"), 1);
+    says("out-l/errors.jsonl", "\"stage\":\"answer\",\"retryable\":false,\"line\":2");
+}
+
+/* What a model says and what the passages say, side by side. */
+static void citations_are_verified(void **state)
+{
+    static const struct {
+        const char *text, *verified, *quote;
+    } cases[] = {
+        {"thirty days' written notice [1]", "exact", "thirty days' written notice"},
+        {"It ends upon notice. Either party may end this agreement.", "exact", "Either party may end this agreement"},
+        {"nothing of the kind", NULL, NULL},
+        {"They say \"words that nobody wrote\".", "failed", "words that nobody wrote"},
+    };
+    msa_corpus *c = NULL;
+    msa_scored routed = {1, 0.5};
+    int64_t doc = 1;
+    msa_round round = {&routed, 1, &doc, 1};
+    msa_schema *s = NULL;
+    (void)state;
+    assert_int_equal(msa_corpus_open(in_dir("store"), &c, NULL), MSA_OK);
+    assert_int_equal(msa_schema_open("result", &s, NULL), MSA_OK);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        msa_answer a = {.outcome = MSA_ANSWERED, .finish_reason = "stop", .text = (char *)(uintptr_t)cases[i].text,
+                        .rounds = &round, .n_rounds = 1, .evidence = &doc, .n_evidence = 1};
+        msa_buf b = {0};
+        assert_int_equal(msa_result_put(&(msa_result_in){"j", "q", "m", &a, c, 7, true}, &b, NULL), MSA_OK);
+        json_t *v = json_loads(b.data, 0, NULL);
+        check_value(s, v, "result");
+        const json_t *msa = json_object_get(json_object_get(json_object_get(v, "response"), "body"), "msa");
+        const json_t *cited = json_array_get(json_object_get(msa, "citations"), 0);
+        const char *verified = json_string_value(json_object_get(cited, "verified"));
+        const char *quote = json_string_value(json_object_get(cited, "quote"));
+        int64_t from = json_integer_value(json_object_get(cited, "char_start"));
+        int64_t to = json_integer_value(json_object_get(cited, "char_end"));
+        assert_int_equal(!verified, !cases[i].verified);
+        if (verified) {
+            assert_string_equal(verified, cases[i].verified);
+            assert_string_equal(quote, cases[i].quote);
+        }
+        if (verified && strcmp(verified, "exact") == 0) {
+            char *file = get("in/a.txt"); /* ASCII: code points are bytes */
+            assert_int_equal(to - from, strlen(quote));
+            assert_memory_equal(file + from, quote, strlen(quote));
+            free(file);
+        } else {
+            msa_doc d;
+            assert_true(msa_corpus_doc_get(c, 1, &d));
+            assert_int_equal(from, d.char_start);
+            assert_int_equal(to, d.char_end);
+        }
+        json_decref(v);
+        msa_buf_free(&b);
+    }
+    msa_schema_free(s);
+    msa_corpus_close(c);
+}
+
 static void failed_files_are_counted(void **state)
 {
     (void)state;
@@ -550,11 +623,26 @@ static void a_damaged_store(void **state)
     EXPECT(0, "run", "--device", "ref", "damage.json");
 }
 
+/* The same ids, other texts: answers would cite what was never read. */
+static void a_bank_of_another_corpus(void **state)
+{
+    (void)state;
+    put_job("swap", "store-swap", THREE, "");
+    EXPECT(0, "run", "--device", "ref", "swap.json");
+    assert_int_equal(unlink(in_dir("store-swap/corpus.log")), 0);
+    put("in/0.txt", "A file that comes first.\n");
+    EXPECT(65, "run", "--device", "ref", "swap.json");
+    says("stderr", "belong to another corpus");
+    assert_int_equal(unlink(in_dir("in/0.txt")), 0);
+    EXPECT(66, "prefill", "--store", "store-typo", "--model", "model");
+    assert_false(msa_file_exists(in_dir("store-typo")));
+}
+
 static void a_model_that_lacks_a_tensor(void **state)
 {
     (void)state;
     make_model("model-short", "model.norm.weight");
-    put("short.json", "{\"version\": 1, \"id\": \"s\", \"corpus\": {\"store\": \"store-s\"}, \"model\": \"model-short\","
+    put("short.json", "{\"version\": 1, \"id\": \"s\", \"corpus\": {\"store\": \"store\"}, \"model\": \"model-short\","
                       " \"output\": {\"dir\": \"out-s\"}}");
     EXPECT(65, "run", "--device", "ref", "short.json");
     says("stderr", "model.norm.weight");
@@ -688,6 +776,8 @@ int main(void)
         cmocka_unit_test(changed_questions_are_asked_again),
         cmocka_unit_test(new_files_are_read_and_old_ones_withdrawn),
         cmocka_unit_test(bad_lines_fail_alone),
+        cmocka_unit_test(a_question_beyond_the_context_fails_alone),
+        cmocka_unit_test(citations_are_verified),
         cmocka_unit_test(failed_files_are_counted),
         cmocka_unit_test(a_killed_run_goes_on),
         cmocka_unit_test(signals_stop_a_run_that_can_go_on),
@@ -695,6 +785,7 @@ int main(void)
         cmocka_unit_test(a_full_disk),
         cmocka_unit_test(a_store_of_another_model),
         cmocka_unit_test(a_damaged_store),
+        cmocka_unit_test(a_bank_of_another_corpus),
         cmocka_unit_test(a_model_that_lacks_a_tensor),
         cmocka_unit_test(exit_codes_of_bad_calls),
         cmocka_unit_test(route_lines),

@@ -13,27 +13,27 @@
 #include "base/mem.h"
 #include "jobs/job.h"
 #include "jobs/line_reader.h"
+#include "tests/support_checkpoint.h"
 
-static char dir[64];
+static char *dir;
 
 static int make_dir(void **state)
 {
     (void)state;
-    strcpy(dir, "/tmp/msa-test-job-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
+    dir = msa_test_folder_new();
+    return 0;
 }
 
 static int remove_dir(void **state)
 {
-    char command[100];
     (void)state;
-    snprintf(command, sizeof command, "rm -rf '%s'", dir);
-    return system(command);
+    msa_test_folder_free(dir);
+    return 0;
 }
 
 static const char *write_file(const char *name, const char *text, size_t n)
 {
-    static char path[128];
+    static char path[256];
     snprintf(path, sizeof path, "%s/%s", dir, name);
     FILE *f = fopen(path, "w");
     assert_non_null(f);
@@ -57,7 +57,7 @@ static msa_job *read_job(const char *text, msa_err *err)
 static void a_job_with_everything(void **state)
 {
     msa_err err;
-    char want[128];
+    char want[256];
     (void)state;
     msa_job *j = read_job(
         "{\"version\": 1, \"id\": \"contracts-2026w47\", \"x_note\": [1],\n"
@@ -277,7 +277,7 @@ static void a_queries_file_joins_the_job(void **state)
 /* A line of 100 MB costs the bound, not 100 MB. */
 static void a_line_without_end_is_named_and_passed_over(void **state)
 {
-    char path[128];
+    char path[256];
     msa_err err = {0};
     msa_job *j = NULL;
     (void)state;

@@ -12,27 +12,27 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "jobs/outputs.h"
+#include "tests/support_checkpoint.h"
 
-static char dir[64];
+static char *dir;
 
 static int make_dir(void **state)
 {
     (void)state;
-    strcpy(dir, "/tmp/msa-test-out-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
+    dir = msa_test_folder_new();
+    return 0;
 }
 
 static int remove_dir(void **state)
 {
-    char command[100];
     (void)state;
-    snprintf(command, sizeof command, "rm -rf '%s'", dir);
-    return system(command);
+    msa_test_folder_free(dir);
+    return 0;
 }
 
 static char *path_of(const char *name)
 {
-    static char path[128];
+    static char path[256];
     snprintf(path, sizeof path, "%s/%s", dir, name);
     return path;
 }
