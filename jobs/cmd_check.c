@@ -42,9 +42,12 @@ static int validate_one(const char *path, const msa_options *o, msa_err *err)
 int msa_cmd_validate(const msa_options *o, msa_err *err)
 {
     int code = 0;
-    for (int i = 0; i < o->n_args && !err->code; i++) {
-        int one = validate_one(o->args[i], o, err);
-        code = one ? one : code;
+    for (int i = 0; i < o->n_args; i++) {
+        msa_err e = {0};
+        int one = validate_one(o->args[i], o, &e);
+        if (e.code)
+            fprintf(stderr, "msa-batch: %s\n", e.msg);
+        code = msa_worse_exit(code, one);
     }
     return msa_print_end(err) < 0 ? (int)err->code : code;
 }
@@ -62,8 +65,7 @@ int msa_cmd_plan(const msa_options *o, msa_err *err)
     if (rc == MSA_OK && (rc = msa_model_peek(job->model, &config, NULL, fingerprint, answer_id, &weight_bytes, err)) < 0)
         rc = msa_err_prefix(err, rc, "model %s", job->model);
     if (rc == MSA_OK)
-        rc = msa_kern_open(o->model_opts.backend,
-                           &(msa_kern_opts){o->model_opts.compute, o->model_opts.n_threads}, &kern, err);
+        rc = msa_job_plan_kern(&o->model_opts, &kern, err);
     if (rc == MSA_OK)
         rc = msa_job_plan_make(job, true, kern, &config, weight_bytes, &plan, err);
     if (rc == MSA_OK) {

@@ -130,9 +130,7 @@ static int run_one(const msa_job *job, const msa_options *o, msa_run_part part, 
     return code;
 }
 
-/* Which of two exit codes tells more: a reason that stops everything, then "run
- * again", then failures, then success. */
-static int worse(int a, int b)
+int msa_worse_exit(int a, int b)
 {
     static const int order[] = {0, MSA_EXIT_SOME_FAILED, MSA_EXIT_OVER_LIMIT, MSA_E_TEMPFAIL, MSA_E_USAGE,
                                 MSA_E_DATA, MSA_E_NOINPUT, MSA_E_CONFIG, MSA_E_REFUSED, MSA_E_UNAVAILABLE,
@@ -159,11 +157,11 @@ static int run_all(const msa_options *o, msa_run_part part)
         msa_job_free(job);
         if (err.code)
             fprintf(stderr, "msa-batch: %s\n", err.msg);
-        code = worse(code, one);
+        code = msa_worse_exit(code, one);
         if (atomic_load(msa_stop_flag()) == 0 || i + 1 == o->n_args)
             continue;
         if (atomic_load(msa_stop_flag()) != SIGALRM)
-            return worse(code, MSA_E_TEMPFAIL);
+            return msa_worse_exit(code, MSA_E_TEMPFAIL);
         atomic_store(msa_stop_flag(), 0); /* a deadline is that of its own job */
         msa_stop_deadline(0);
     }

@@ -26,6 +26,10 @@ int msa_cmd_show(const msa_options *o, msa_err *err);
 /* Reads a job file, or a batch file (*.jsonl) with --store, --model and --out. */
 msa_rc msa_cmd_open_job(const char *path, const msa_options *o, msa_job **out, msa_err *err);
 
+/* Which of two exit codes tells more: a reason that stopped everything (by the
+ * order in cmd_run.c), then "run again", then failures, then success. */
+int msa_worse_exit(int a, int b);
+
 /* print.c: what several commands print. */
 
 /* Answers of an output folder with their citations, then failures. */

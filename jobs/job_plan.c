@@ -119,6 +119,29 @@ static msa_rc count_new_files(const msa_job *job, int64_t P, msa_job_plan *p, ms
     return rc;
 }
 
+msa_rc msa_job_plan_kern(const msa_model_opts *opts, msa_kern **out, msa_err *err)
+{
+    const char *name = opts->backend ? opts->backend : "auto";
+    msa_kern_opts o = {opts->compute_auto ? MSA_F32 : opts->compute, opts->n_threads};
+    msa_kern_info info;
+    msa_rc rc = msa_kern_open(name, &o, out, err);
+    if (rc < 0 || !opts->compute_auto)
+        return rc;
+    msa_kern_info_get(*out, &info);
+    if (!info.native_bf16)
+        return rc;
+    msa_kern_close(*out);
+    o.act = MSA_BF16;
+    return msa_kern_open(name, &o, out, err);
+}
+
+/* What the device must hold at the same time. */
+static int64_t device_bytes(const msa_job_plan *p)
+{
+    /* a CPU reads the bank from the mapped file: pages come and go */
+    return p->need.weights_bytes + p->need.scratch_bytes + (p->host_device ? 0 : p->need.router_key_bytes);
+}
+
 msa_rc msa_job_plan_make(const msa_job *job, bool with_sources, msa_kern *kern,
                          const msa_config *config, int64_t weight_bytes, msa_job_plan *p, msa_err *err)
 {
@@ -144,20 +167,17 @@ msa_rc msa_job_plan_make(const msa_job *job, bool with_sources, msa_kern *kern,
     free(dir);
     if (rc < 0)
         return rc;
-    return msa_engine_plan(kern,
-                           &(msa_plan_in){.config = config, .weight_bytes = weight_bytes,
-                                          .n_chunks = p->chunks, .n_docs = p->docs, .bank_dtype = dtype,
-                                          .compute = info.act},
-                           &p->need, err);
+    msa_plan_in in = {.config = config, .weight_bytes = weight_bytes, .n_chunks = p->chunks, .n_docs = p->docs,
+                      .bank_dtype = dtype, .compute = info.act};
+    for (p->max_batch = MSA_PLAN_MAX_BATCH;; p->max_batch /= 2) {
+        in.max_batch = p->max_batch;
+        rc = msa_engine_plan(kern, &in, &p->need, err);
+        if (rc < 0 || p->max_batch == 1 || p->device_free < 0 || device_bytes(p) <= p->device_free)
+            return rc;
+    }
 }
 
 /* ---- does it fit ---------------------------------------------------------------------------- */
-
-static int64_t device_bytes(const msa_job_plan *p)
-{
-    /* a CPU reads the bank from the mapped file: pages come and go */
-    return p->need.weights_bytes + p->need.scratch_bytes + (p->host_device ? 0 : p->need.router_key_bytes);
-}
 
 static int64_t disk_bytes(const msa_job_plan *p)
 {
@@ -220,6 +240,7 @@ void msa_job_plan_print(const msa_job_plan *p, msa_buf *out)
     msa_buf_printf(out, "device: %s, %s\n", p->backend, p->device ? p->device : "");
     item(out, "weights", p->need.weights_bytes, p->host_device ? "memory" : "device");
     item(out, "scratch", p->need.scratch_bytes, p->host_device ? "memory" : "device");
+    msa_buf_printf(out, "  %-22s%lld\n", "questions at a time", (long long)p->max_batch);
     item(out, "router keys", p->need.router_key_bytes, p->host_device ? "mapped file" : "device");
     item(out, "content K and V", p->need.content_bytes,
          p->host_device ? "mapped file" : "device when it fits, else host");

@@ -17,6 +17,7 @@ typedef struct msa_job_plan {
     bool estimated;                 /* new_files: chunks and tokens contain a guess */
     /* bytes it takes */
     msa_plan need;
+    int64_t max_batch;              /* questions in flight that the scratch is for */
     int64_t bank_bytes_now;         /* on disk already */
     /* bytes there are; -1: not known */
     int64_t host_free, device_free, disk_free;
@@ -27,6 +28,12 @@ typedef struct msa_job_plan {
 /* How many tokens a byte of new input gives, for files not read yet: text at 4
  * bytes a token; archives and PDFs are taken as if they were text. */
 #define MSA_PLAN_BYTES_PER_TOKEN 4
+
+/* Opens the backend that a model would be opened with, to be asked and closed. */
+msa_rc msa_job_plan_kern(const msa_model_opts *opts, msa_kern **out, msa_err *err);
+
+/* As many questions at a time as the memory allows, at most this. */
+#define MSA_PLAN_MAX_BATCH 16
 
 /* Counts the corpus and, with sources, new files, and asks the engine. Allocates
  * no tensor. kern tells which device and how much is free there. */

@@ -107,8 +107,8 @@ static msa_rc run_parts(msa_run *r, msa_err *err)
     msa_rc rc = stage(r, MSA_STAGE_PLAN, err);
     if (rc == MSA_OK)
         rc = msa_run_peek_model(r, err);
-    if (rc == MSA_OK)
-        rc = msa_run_plan(r, r->opts->part != MSA_RUN_PREFILL, err);
+    if (rc == MSA_OK && r->opts->part != MSA_RUN_INGEST) /* which takes no tensor */
+        rc = msa_run_plan(r, r->opts->part == MSA_RUN_ALL, err);
     if (stopped(rc) == MSA_OK)
         rc = ingest_stage(r, err);
     if (stopped(rc) != MSA_OK || r->opts->part == MSA_RUN_INGEST)

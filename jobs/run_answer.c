@@ -208,7 +208,8 @@ msa_rc msa_run_answer(msa_run *r, msa_err *err)
     int64_t next = 0, began = msa_now_ms();
     msa_rc rc = write_bad(&a);
     if (rc == MSA_OK && r->n_pending)
-        rc = msa_answerer_new(r->model, r->bank, &(msa_answerer_opts){.text = doc_text, .user = r}, &ans, err);
+        rc = msa_answerer_new(r->model, r->bank, &(msa_answerer_opts){.max_batch = r->max_batch, .text = doc_text,
+                                                                 .user = r}, &ans, err);
     r->status.now.total = r->n_pending;
     while (rc == MSA_OK && ans && !msa_stop_hurry()) {
         if ((rc = admit(&a, ans, &next)) < 0 || msa_answerer_active(ans) == 0)

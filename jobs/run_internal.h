@@ -21,6 +21,7 @@ typedef struct msa_run {
     bool peeked;
     char fingerprint[65], answer_id[65];
     int64_t weight_bytes;
+    int64_t max_batch;          /* questions in flight, by the plan */
     msa_model *model;
 
     msa_corpus *corpus;

@@ -51,23 +51,16 @@ msa_rc msa_run_peek_model(msa_run *r, msa_err *err)
 
 msa_rc msa_run_plan(msa_run *r, bool with_sources, msa_err *err)
 {
-    const msa_model_opts *m = &r->opts->model;
     msa_job_plan plan;
-    msa_kern *kern;
-    if (r->model) {
-        kern = msa_model_kern(r->model);
-    } else {
-        msa_rc rc = msa_kern_open(m->backend ? m->backend : "auto",
-                                  &(msa_kern_opts){m->compute_auto ? MSA_F32 : m->compute, m->n_threads},
-                                  &kern, err);
-        if (rc < 0)
-            return rc;
-    }
+    msa_kern *kern = r->model ? msa_model_kern(r->model) : NULL;
+    msa_rc rc = kern ? MSA_OK : msa_job_plan_kern(&r->opts->model, &kern, err);
+    if (rc < 0)
+        return rc;
     /* weights that are loaded are no longer free memory */
-    msa_rc rc = msa_job_plan_make(r->job, with_sources, kern, &r->config,
-                                  r->model ? 0 : r->weight_bytes, &plan, err);
+    rc = msa_job_plan_make(r->job, with_sources, kern, &r->config, r->model ? 0 : r->weight_bytes, &plan, err);
     if (rc == MSA_OK)
         rc = msa_job_plan_check(&plan, err);
+    r->max_batch = plan.max_batch;
     if (!r->model)
         msa_kern_close(kern);
     return rc;
