@@ -153,7 +153,7 @@ static msa_rc evidence_item(const msa_prompts *p, const char *number, const char
     scratch->want_offsets = false;
     if (rc >= 0)
         rc = msa_tokenizer_encode(p->model->tokenizer, out->data + from, out->len - from,
-                                  MSA_TOKENS_PLAIN, scratch, err);
+                                  MSA_TOKENS_LITERAL, scratch, err);
     *n_tok = scratch->n;
     return rc;
 }
@@ -176,7 +176,7 @@ msa_rc msa_prompts_evidence(const msa_prompts *p, int64_t number, const char *te
     if (rc >= 0 && n_tok > *budget && cut) {
         msa_tokens_clear(scratch);
         scratch->want_offsets = true;
-        rc = msa_tokenizer_encode(p->model->tokenizer, text, n, MSA_TOKENS_PLAIN, scratch, err);
+        rc = msa_tokenizer_encode(p->model->tokenizer, text, n, MSA_TOKENS_LITERAL, scratch, err);
         int64_t wrapping = n_tok - scratch->n;
         int64_t keep = *budget - (wrapping > 0 ? wrapping : 0);
         keep = keep < scratch->n ? keep : scratch->n - 1;

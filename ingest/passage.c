@@ -266,7 +266,7 @@ static msa_rc cut_window(msa_cutter *c, int64_t n, bool last_window, msa_err *er
 {
     int64_t cap = c->target * CAP_BYTES, base = c->byte_base, at = 0, first = 0;
     msa_tokens_clear(&c->tokens);
-    msa_rc rc = msa_tokenizer_encode(c->tok, c->text.data, n, MSA_TOKENS_PLAIN, &c->tokens, err);
+    msa_rc rc = msa_tokenizer_encode(c->tok, c->text.data, n, MSA_TOKENS_LITERAL, &c->tokens, err);
     while (rc >= 0 && at < n && (last_window || n - at >= cap)) {
         int64_t end = at + skip_space(c->text.data + at, n - at);
         if (end == at)
@@ -326,7 +326,7 @@ static msa_rc record_is_whole(msa_cutter *c, bool *whole, msa_err *err)
     if (*whole || !c->whole)
         return MSA_OK;
     msa_tokens_clear(&c->tokens);
-    msa_rc rc = msa_tokenizer_encode(c->tok, c->text.data, c->text.len, MSA_TOKENS_PLAIN, &c->tokens, err);
+    msa_rc rc = msa_tokenizer_encode(c->tok, c->text.data, c->text.len, MSA_TOKENS_LITERAL, &c->tokens, err);
     *whole = c->tokens.n <= most;
     return rc < 0 ? rc : MSA_OK;
 }

@@ -180,7 +180,7 @@ static msa_rc add_literal(filler *f, const piece *p, msa_err *err)
         int64_t s = f->scratch.start[i], e = f->scratch.end[i];
         if (!is_special(f->t, p->p + s, e - s, f->scratch.ids[i]))
             continue;
-        rc = encode_run(f, at + s, MSA_TOKENS_PLAIN, err);
+        rc = encode_run(f, at + s, MSA_TOKENS_LITERAL, err);
         if (rc >= 0)
             rc = encode_run(f, at + e, MSA_TOKENS_SPECIAL, err);
     }
@@ -224,7 +224,7 @@ msa_rc msa_template_encode(const msa_tokenizer *t, const char *tmpl, const msa_t
         msa_buf_put(&f.text, v->value, v->n);
     }
     if (rc >= 0)
-        rc = encode_run(&f, f.text.len, MSA_TOKENS_PLAIN, err);
+        rc = encode_run(&f, f.text.len, MSA_TOKENS_LITERAL, err);
     if (rc >= 0 && span != NULL && lo < 0)
         rc = msa_err_set(err, MSA_FAILED, MSA_E_CONFIG, "a template has no place {%s}", span->name);
     if (rc >= 0) {

@@ -62,7 +62,7 @@ msa_rc msa_tokenizer_decode(const msa_tokenizer *t, const int32_t *ids, int64_t 
 int32_t msa_tokenizer_special(const msa_tokenizer *t, const char *content);
 
 /* How many places of a text look like an added token: control strings that
- * plain mode keeps from acting; reported for documents. */
+ * the literal mode keeps from acting; reported for documents. */
 int64_t msa_tokenizer_count_special(const msa_tokenizer *t, const char *text, int64_t n);
 
 #endif
