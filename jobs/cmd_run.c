@@ -76,8 +76,8 @@ static void print_summary(const msa_job *j, const msa_run_report *r)
         return;
     }
     if (r->nothing_to_do) {
-        fprintf(stderr, "%s: nothing to do: all %lld questions are answered and the corpus has not changed\n",
-                j->id, (long long)(q->total - q->failed));
+        fprintf(stderr, "%s: nothing to do: %lld of %lld questions are answered, and neither they nor the corpus "
+                "have changed\n", j->id, (long long)q->kept, (long long)q->total);
         return;
     }
     fprintf(stderr, "%s: ", j->id);

@@ -43,16 +43,15 @@ msa_rc msa_line_reader_next(msa_line_reader *r, msa_line *out, msa_err *err)
         int64_t have = r->buf.len - r->at;
         char *nl = have > scanned ? memchr(line + scanned, '\n', (size_t)(have - scanned)) : NULL;
         if (nl || (r->eof && have + dropped > 0)) {
-            int64_t n = nl ? nl - line : have, used = n + (nl != NULL);
-            *out = (msa_line){.text = line, .n = n, .number = ++r->number, .offset = r->offset,
-                              .too_long = dropped > 0 || n > r->max, .torn = !nl};
+            int64_t n = nl ? nl - line : have;
+            *out = (msa_line){.text = line, .n = n, .number = ++r->number,
+                              .too_long = dropped > 0 || n > r->max};
             if (out->n > r->max)
                 out->n = r->max;
             else if (nl && !dropped && n > 0 && line[n - 1] == '\r')
                 out->n--;
             line[out->n] = 0;
-            r->offset += used + dropped;
-            r->at += used;
+            r->at += n + (nl != NULL);
             return MSA_OK;
         }
         if (r->eof)

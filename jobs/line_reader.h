@@ -17,14 +17,12 @@ typedef struct msa_line {
     const char *text;  /* without its end (\n or \r\n); NUL-terminated; until the next call */
     int64_t n;
     int64_t number;    /* from 1 */
-    int64_t offset;    /* of its first byte in the input */
     bool too_long;     /* text holds only the beginning */
-    bool torn;         /* the last line, without an end */
 } msa_line;
 
 typedef struct msa_line_reader {
     int fd;
-    int64_t max, number, offset;
+    int64_t max, number;
     msa_buf buf;
     int64_t at;        /* next byte of buf */
     bool eof;

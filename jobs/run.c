@@ -81,6 +81,7 @@ static msa_rc answer_all(msa_run *r, msa_err *err)
     if (r->report->nothing_to_do) {
         r->status.now.stage = MSA_STAGE_FINALIZE;
         r->status.now.docs_prefilled = r->status.now.docs;
+        r->status.now.failed = r->report->queries.total - r->report->queries.kept;
         return MSA_OK;
     }
     if (!bank_settled || r->n_pending) {
@@ -181,14 +182,13 @@ void msa_run_job(const msa_job *job, const msa_run_opts *opts, msa_run_report *r
         msa_stop_deadline(0);
     }
     report->exit_code = exit_code_of(&r, rc, &err);
-    if (locked && whole) {
+    if (locked && whole && r.bank_dir) {
         /* the receipt of a failed run is worth having, and its failing is not a
          * second reason */
         msa_err late = {0};
         msa_rc end = report->nothing_to_do ? MSA_OK : msa_run_receipt(&r, report->exit_code, &late);
-        if (end == MSA_OK)
-            end = msa_status_end(&r.status, last_word(rc), report->exit_code, *err.msg ? err.msg : NULL, &late);
-        if (end < 0 && rc >= 0) {
+        msa_rc said = msa_status_end(&r.status, last_word(rc), report->exit_code, *err.msg ? err.msg : NULL, &late);
+        if ((end < 0 || said < 0) && rc >= 0) {
             err = late;
             report->exit_code = late.code ? (int)late.code : MSA_E_INTERNAL;
         }

@@ -77,6 +77,8 @@ msa_rc msa_run_want(msa_run *r, msa_err *err)
             break;
         rc = msa_outputs_want(r->outputs, q->custom_id, (int64_t)strlen(q->custom_id), r->keys[i], &state,
                               &outcome, err);
+        if (rc < 0)
+            break;
         if (state == MSA_WANT_ANSWERED) {
             c->kept++;
             count_answer(c, outcome);
