@@ -7,7 +7,7 @@ name=$1 runs=$2
 out=build/fuzz
 command -v clang >/dev/null || { echo "fuzz: clang is needed (Debian packages clang and libclang-rt-14-dev)"; exit 69; }
 mkdir -p "$out/$name" "tests/data/fuzz/$name"
-san="-fsanitize=address,undefined -fno-sanitize-recover=all"
+san="-fno-sanitize-recover=all -fsanitize=address,undefined"
 make --no-print-directory -s VARIANT=fuzz-lib CC=clang "OPT=-O1 -g $san,fuzzer-no-link" \
     WARN=-Wno-everything build/fuzz-lib/base/lib.a build/fuzz-lib/ingest/lib.a build/fuzz-lib/engine/lib.a \
     build/fuzz-lib/kernels/lib.a build/fuzz-lib/models/lib.a build/fuzz-lib/jobs/lib.a build/fuzz-lib/ingest/extract/lib.a

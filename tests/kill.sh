@@ -28,7 +28,8 @@ cat >"$work/job.json" <<JSON
  "output": {"dir": "out"}, "limits": {"max_failed_files": 1}}
 JSON
 
-run() { (cd "$work" && exec "$B/msa-batch" run -q job.json >>"$work/log" 2>&1); }
+# replaces the subshell it is called in, so that a kill meets the program itself
+run() { cd "$work" && exec "$B/msa-batch" run -q job.json >>"$work/log" 2>&1; }
 # answers by question (they finish in any order), without the clock
 snapshot() {
     (cd "$work" && python3 - <<'PY'
@@ -46,7 +47,7 @@ PY
 
 rm -rf "$work/store" "$work/out"
 start=$(date +%s%N)
-status=0; run || status=$?
+status=0; (run) || status=$?
 [ $status -eq 2 ] || { echo "kill test: the undisturbed run ended with $status, not 2 (one damaged file)"; cat "$work/log"; exit 1; }
 length=$(( ($(date +%s%N) - start) / 1000000 ))
 snapshot >"$work/want"
@@ -67,7 +68,7 @@ while [ $done_kills -lt $kills ]; do
     finished=$((finished + 1))
     rm -rf "$work/store" "$work/out"
 done
-status=0; run || status=$?
+status=0; (run) || status=$?
 [ $status -eq 2 ] || [ $status -eq 0 ] || { echo "kill test: the last rerun ended with $status"; exit 1; }
 snapshot >"$work/got"
 cmp "$work/want" "$work/got" || { diff "$work/want" "$work/got" | head -20; exit 1; }
