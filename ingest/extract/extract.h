@@ -133,6 +133,13 @@ void msa_extract_unread(msa_extract *x, const char *name, const char *type, int6
  * alone, or NULL. */
 const char *msa_extract_skip_code(msa_extract *x, int64_t ordinal);
 
+/* A member that lies inside its parent. embeds counts it and says whether it may
+ * be read; false: it was left out, by a limit (stated in *r or a stop) or because
+ * the job wants it so (recorded). embedded reads its n bytes, borrowed. Between
+ * the two a member can also be recorded with msa_extract_unread. */
+bool msa_extract_embeds(msa_extract *x, const char *name, int64_t ordinal, msa_result *r);
+void msa_extract_embedded(msa_extract *x, const char *name, const void *data, int64_t n, int64_t ordinal);
+
 typedef struct msa_sniff {
     const unsigned char *head;
     int64_t n;
@@ -162,5 +169,7 @@ void msa_extract_pdf(msa_extract *x, msa_input *in, const msa_format *f, msa_res
 void msa_extract_archive(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
 void msa_extract_plain(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
 void msa_extract_jsonl(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
+void msa_extract_mail(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
+void msa_extract_mbox(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
 
 #endif
