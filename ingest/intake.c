@@ -34,6 +34,9 @@ typedef struct frame {
     int64_t ordinal, docs, first_doc, last_doc, control;
     json_t *warnings;
     int64_t warnings_more;
+    msa_page_counts pages;   /* of those that ended */
+    int64_t page, page_failed; /* the open one, and the last that a warning named; 0: none */
+    bool page_text;          /* the open page has some */
 } frame;
 
 struct msa_intake {
@@ -180,6 +183,29 @@ static msa_rc write_held(frame *f, msa_err *err)
     return rc;
 }
 
+/* ---- pages -------------------------------------------------------------------- */
+
+static void end_page(frame *f)
+{
+    if (!f->page)
+        return;
+    f->pages.total++;
+    if (f->page_text)
+        f->pages.text++;
+    else if (f->page == f->page_failed)
+        f->pages.failed++;
+    else
+        f->pages.empty++;
+    f->page = 0;
+    f->page_text = false;
+}
+
+static void see_page_text(frame *f, const char *s, int64_t n)
+{
+    for (int64_t i = 0; f->page && !f->page_text && i < n; i++)
+        f->page_text = (unsigned char)s[i] > ' ';
+}
+
 /* ---- members ------------------------------------------------------------------ */
 
 static void add_warning(frame *f, const char *code, const char *message, int64_t n, int64_t page,
@@ -187,7 +213,7 @@ static void add_warning(frame *f, const char *code, const char *message, int64_t
 {
     if (!f->warnings)
         f->warnings = json_array();
-    if (json_array_size(f->warnings) >= WARNINGS_KEPT) {
+    if (count == 0 && json_array_size(f->warnings) >= WARNINGS_KEPT) { /* counts stand for many */
         f->warnings_more++;
         return;
     }
@@ -218,6 +244,9 @@ static void reset_frame(frame *f)
     f->warnings = NULL;
     f->number = 0;
     f->ordinal = f->docs = f->first_doc = f->last_doc = f->control = f->warnings_more = 0;
+    f->pages = (msa_page_counts){0};
+    f->page = f->page_failed = 0;
+    f->page_text = false;
     msa_cutter_begin(f->cutter);
 }
 
@@ -345,6 +374,7 @@ static msa_rc close_member(msa_intake *in, msa_manifest_entry e, msa_err *err)
     if (e.outcome == MSA_CORPUS_INDEXED || e.outcome == MSA_CORPUS_PARTIAL)
         rc = write_held(f, err);
     drop_held(&f->held);
+    end_page(f);
     if (f->control)
         add_warning(f, "control_strings", NULL, 0, 0, 0, -1, f->control);
     e.path = f->path;
@@ -354,6 +384,7 @@ static msa_rc close_member(msa_intake *in, msa_manifest_entry e, msa_err *err)
     e.last_doc = f->last_doc;
     e.warnings = f->warnings;
     e.warnings_more = f->warnings_more;
+    e.pages = f->pages;
     e.ordinal = f->ordinal;
     e.members = -1;
     if (rc == MSA_OK && f->number && content && !same && !msa_contents_put(&in->contents, e.sha256, f->path))
@@ -483,14 +514,19 @@ msa_rc msa_intake_event(msa_intake *in, const msa_event *ev, msa_err *err)
     case MSA_EV_MEMBER_BEGIN:
         return begin_member(in, ev, err);
     case MSA_EV_PAGE:
+        end_page(f);
+        f->page = ev->page;
         return msa_cutter_page(f->cutter, ev->page, ev->label, err);
     case MSA_EV_RECORD:
         return msa_cutter_record(f->cutter, ev->label, ev->title, err);
     case MSA_EV_HEADING:
         return msa_cutter_heading(f->cutter, err);
     case MSA_EV_TEXT:
+        see_page_text(f, ev->text, ev->n);
         return msa_cutter_text(f->cutter, ev->text, ev->n, err);
     case MSA_EV_WARN:
+        if (ev->page > 0 && ev->code && strcmp(ev->code, "page_failed") == 0)
+            f->page_failed = ev->page;
         add_warning(f, ev->code, ev->text, ev->n, ev->page, ev->line, ev->byte, 0);
         return MSA_OK;
     case MSA_EV_MEMBER_END:
@@ -511,7 +547,7 @@ void msa_intake_result_get(msa_intake *in, msa_intake_result *r)
         .path = f->path, .outcome = in->outcome, .type = f->type, .bytes = in->bytes,
         .sha256 = in->sha256, .docs = in->docs, .code = in->code, .reason = in->reason,
         .stage = in->outcome == MSA_CORPUS_INDEXED ? NULL : "extract", .warnings = f->warnings,
-        .warnings_more = f->warnings_more, .members = in->members, .ordinal = -1};
+        .warnings_more = f->warnings_more, .pages = f->pages, .members = in->members, .ordinal = -1};
     if (in->docs > 0) {
         r->entry.last_doc = in->o.writer->next_id - 1;
         r->entry.first_doc = in->o.writer->next_id - in->docs;

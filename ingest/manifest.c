@@ -11,45 +11,6 @@ static const char *const outcome_names[] = {
     [MSA_CORPUS_DUPLICATE] = "duplicate_of", [MSA_CORPUS_EXCLUDED] = "excluded",
     [MSA_CORPUS_FAILED] = "failed"};
 
-/* What a person can do about it. */
-static const char *next_step(const char *code)
-{
-    static const struct {
-        const char *code, *step;
-    } steps[] = {
-        {"pdf_encrypted", "ask for the password and remove it with qpdf --decrypt"},
-        {"encrypted", "ask for the password and unpack the archive"},
-        {"pdf_damaged", "run qpdf --check, or ask for the file again"},
-        {"page_failed", "run qpdf --check, or ask for the file again"},
-        {"archive_truncated", "ask for the file again"},
-        {"archive_damaged", "ask for the file again"},
-        {"member_damaged", "ask for the file again"},
-        {"checksum", "ask for the file again"},
-        {"archive_unsupported", "unpack it or convert it to zip"},
-        {"no_text_layer", "run OCR (ocrmypdf) and add the result"},
-        {"xfa_dynamic_unsupported", "print the form to PDF"},
-        {"unsupported_type", "convert it to PDF, HTML or text"},
-        {"limit_bytes", "unpack it by hand, or raise the limit if its source is trusted"},
-        {"limit_text", "split it, or raise the limit if its source is trusted"},
-        {"limit_ratio", "unpack it by hand, or raise the limit if its source is trusted"},
-        {"limit_members", "unpack it by hand, or raise the limit if its source is trusted"},
-        {"limit_depth", "unpack it by hand, or raise the limit if its source is trusted"},
-        {"limit_memory", "split it, or raise the limit if its source is trusted"},
-        {"limit_cpu", "split it, or raise the limit if its source is trusted"},
-        {"limit_wall", "split it, or raise the limit if its source is trusted"},
-        {"stall", "run qpdf --check or convert it; it stopped the parser"},
-        {"crash_signal", "convert it with another program; it broke the parser"},
-        {"crash_exit", "convert it with another program; it broke the parser"},
-        {"io_error", "check permissions and the file system, then run again"},
-        {"vanished", "run again"},
-        {"changed_during_read", "run again when nothing writes to it"},
-    };
-    for (size_t i = 0; code && i < sizeof steps / sizeof *steps; i++)
-        if (strcmp(steps[i].code, code) == 0)
-            return steps[i].step;
-    return NULL;
-}
-
 static void put_string(json_t *o, const char *key, const char *value)
 {
     if (value && *value)
@@ -78,12 +39,17 @@ char *msa_manifest_line(const msa_manifest_entry *e)
     put_string(o, "stage", e->stage);
     put_string(o, "code", e->code);
     put_string(o, "reason", e->reason);
-    put_string(o, "next_step", next_step(e->code));
+    put_string(o, "next_step", msa_next_step(e->code));
     put_string(o, "duplicate_of", e->duplicate_of);
     if (e->warnings && json_array_size(e->warnings))
         json_object_set(o, "warnings", e->warnings);
     if (e->warnings_more > 0)
         put_count(o, "warnings_more", e->warnings_more);
+    if (e->pages.total > 0)
+        json_object_set_new(o, "pages", json_pack("{s:I, s:I, s:I, s:I}", "total", (json_int_t)e->pages.total,
+                                                  "text", (json_int_t)e->pages.text, "empty",
+                                                  (json_int_t)e->pages.empty, "failed",
+                                                  (json_int_t)e->pages.failed));
     put_count(o, "members", e->members);
     put_count(o, "ordinal", e->ordinal);
     char *line = json_dumps(o, JSON_COMPACT);
@@ -101,7 +67,12 @@ static char *noted(const char *entry, json_t *note, uint32_t *outcome)
     json_array_append(warnings, note);
     if (*outcome == MSA_CORPUS_INDEXED) {
         *outcome = MSA_CORPUS_PARTIAL;
+        const char *code = json_string_value(json_object_get(note, "code"));
         put_string(o, "outcome", outcome_names[*outcome]);
+        put_string(o, "stage", "read");
+        put_string(o, "code", code);
+        put_string(o, "reason", json_string_value(json_object_get(note, "message")));
+        put_string(o, "next_step", msa_next_step(code));
     }
     char *line = o ? json_dumps(o, JSON_COMPACT) : NULL;
     json_decref(o);

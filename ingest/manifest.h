@@ -8,9 +8,11 @@
  *   docs, first_doc, last_doc   of the file or member itself; a file's docs count
  *                 those of its members too
  *   stage, code, reason, next_step   why it is not indexed, and what to do
- *   warnings      [{code, message, page, line, byte, count}], at most 32;
- *                 warnings_more counts the rest
+ *   warnings      [{code, message, page, line, byte, count}], the first 32, then
+ *                 control_strings when there are any; warnings_more counts the rest
  *   duplicate_of  path of the first file or member with the same content
+ *   pages         {total, text, empty, failed} of a format that has pages: each page
+ *                 counts once, total is their sum
  *   members       how many lines of members follow (files)
  *   ordinal       place in its archive, from 0 (members) */
 #ifndef MSA_INGEST_MANIFEST_H
@@ -22,7 +24,20 @@
 
 #define MSA_MANIFEST_NAME "manifest.jsonl"
 
-/* Absent: NULL strings, negative numbers. */
+/* What can be done about an outcome or a warning, by its code; NULL when the code
+ * is not known or nothing needs doing. docs/OUTCOMES.md explains each code. */
+const char *msa_next_step(const char *code);
+/* The table behind it, ended by a row without a code. step NULL: nothing. */
+typedef struct msa_outcome_code {
+    const char *code, *step;
+} msa_outcome_code;
+extern const msa_outcome_code msa_outcome_codes[];
+
+typedef struct msa_page_counts {
+    int64_t total, text, empty, failed;
+} msa_page_counts;
+
+/* Absent: NULL strings, negative numbers, no pages. */
 typedef struct msa_manifest_entry {
     const char *path;
     msa_corpus_outcome outcome;
@@ -34,6 +49,7 @@ typedef struct msa_manifest_entry {
     json_t *warnings;      /* borrowed array, or NULL */
     int64_t warnings_more;
     const char *duplicate_of;
+    msa_page_counts pages;
     int64_t members, ordinal;
 } msa_manifest_entry;
 

@@ -42,7 +42,7 @@ static const msa_command commands[] = {
     {"status", "", 1, 1, "status DIR", "Prints the status of a run by its output folder.\n", msa_cmd_status},
     {"ls", "u", 1, 1, "ls STORE [--outcomes]",
      "Lists every input file and archive member with its outcome and number of documents.\n"
-     "  --outcomes                     counts alone, and what failed\n",
+     "  --outcomes                     counts by outcome and by code with the next step, and what failed\n",
      msa_cmd_ls},
     {"show", "", 2, 2, "show STORE DOC", "Prints a document: its source and its text.\n", msa_cmd_show},
     {"tokenize", "mx", 0, 0, "tokenize --model DIR [--special] < texts.jsonl",

@@ -34,8 +34,8 @@ int msa_worse_exit(int a, int b);
 
 /* Answers of an output folder with their citations, then failures. */
 msa_rc msa_print_answers(const char *dir, msa_err *err);
-/* "8 files: 7 indexed, 1 failed" and the same of members, counted in a folder's
- * manifest.jsonl, and a line for each that failed. */
+/* "8 files: 7 indexed, 1 failed" and the same of members and pages, counted in a folder's
+ * manifest.jsonl; each code with how many carry it and the next step; what failed. */
 msa_rc msa_print_outcomes(const char *dir, msa_err *err);
 /* Flushes stdout; a full disk or closed pipe shows here. */
 msa_rc msa_print_end(msa_err *err);

@@ -18,6 +18,7 @@
 
 #include "base/file.h"
 #include "ingest/ingest.h"
+#include "ingest/manifest.h"
 #include "tests/support_ingest.h"
 
 static char *dir, *extract;
@@ -357,6 +358,9 @@ static void pages_and_labels_come_with_their_text(void **state)
     assert_int_equal(d.text_bytes, strlen("This agreement is governed by the laws of Delaware."));
     assert_true(d.char_start >= (int64_t)strlen("Either party may terminate on thirty days notice."));
     msa_corpus_close(c);
+    char *pages = json_dumps(json_object_get(line_of("in/a.pdf"), "pages"), JSON_COMPACT | JSON_SORT_KEYS);
+    assert_string_equal(pages, "{\"empty\":0,\"failed\":0,\"text\":2,\"total\":2}");
+    free(pages);
     free(pdf);
 }
 
@@ -493,7 +497,8 @@ static void files_that_cannot_be_read_keep_what_was_known(void **state)
     s[0].open_path = "/proc/self/mem";
     assert_int_equal(ingest_with(&o, s, 3), MSA_OK);
     check_counts();
-    check_line("x", "partial", "");
+    check_line("x", "partial", "io_error");
+    assert_string_equal(text_of(line_of("x"), "stage"), "read");
     assert_true(has_warning("x", "io_error"));
     check_dump("1 x 0 0-6 Known.\n");
     s[0].open_path = msa_test_path(in, "x");
@@ -703,6 +708,23 @@ static void any_prefix_of_the_log_leads_to_the_same_corpus(void **state)
     free(kept);
 }
 
+/* What a code means and asks for stands in docs/OUTCOMES.md, once. */
+static void every_code_is_explained(void **state)
+{
+    (void)state;
+    char *text = msa_test_slurp("docs/OUTCOMES.md", NULL);
+    for (const msa_outcome_code *c = msa_outcome_codes; c->code; c++) {
+        char row[80];
+        snprintf(row, sizeof row, "\n| `%s` |", c->code);
+        const char *first = strstr(text, row);
+        if (!first || strstr(first + 1, row))
+            fail_msg("docs/OUTCOMES.md has not exactly one row of `%s`", c->code);
+        assert_ptr_equal(msa_next_step(c->code), c->step);
+    }
+    assert_null(msa_next_step("no_such_code"));
+    free(text);
+}
+
 static void run_in_child(void)
 {
     signal(SIGXFSZ, SIG_IGN);
@@ -805,6 +827,7 @@ int main(void)
         test(ignore_adds_and_fail_refuses),
         test(another_tokenizer_is_refused),
         test(a_missing_source_or_program_is_named),
+        cmocka_unit_test(every_code_is_explained),
         test(workers_do_not_show_in_the_corpus),
         test(any_prefix_of_the_log_leads_to_the_same_corpus),
         test(killed_runs_go_on),
