@@ -2,6 +2,9 @@
 
 #include <string.h>
 
+#include <unicode/ucnv.h>
+#include <unicode/ucnv_cb.h>
+
 /* ---- detection -------------------------------------------------------------- */
 
 typedef struct census {
@@ -53,6 +56,23 @@ static void count(const unsigned char *p, int64_t n, census *c)
     }
 }
 
+/* UTF-32 without a mark: whole units, all of them characters, and text at that. */
+static bool plausible32(const unsigned char *p, int64_t n, bool whole, int big)
+{
+    int64_t units = n / 4, plain = 0;
+    if (units < 2 || (whole && n % 4 != 0))
+        return false;
+    for (int64_t i = 0; i < units; i++) {
+        const unsigned char *q = p + 4 * i;
+        uint32_t c = big ? (uint32_t)q[0] << 24 | (uint32_t)q[1] << 16 | (uint32_t)q[2] << 8 | q[3]
+                         : (uint32_t)q[3] << 24 | (uint32_t)q[2] << 16 | (uint32_t)q[1] << 8 | q[0];
+        if (c > 0x10ffff || (c >= 0xd800 && c < 0xe000) || (c < 0x20 && (c == 0 || !strchr("\t\n\v\f\r", (int)c))))
+            return false;
+        plain += c < 0x10000;
+    }
+    return plain * 10 >= units * 9;
+}
+
 /* Share of UTF-16 units, in per cent, that ordinary text of some script has. A
  * wrong byte order turns letters into units all over the range. */
 static int64_t plausible16(const unsigned char *p, int64_t n, int big)
@@ -86,6 +106,10 @@ msa_charset msa_charset_detect(const char *s, int64_t n, bool whole, int64_t *bo
         return c.bad > c.sequences + 16 ? MSA_CHARSET_BINARY : MSA_CHARSET_UTF8;
     }
     count(p, n, &c);
+    if (c.nul * 4 >= n && plausible32(p, n, whole, 0))
+        return MSA_CHARSET_UTF32LE;
+    if (c.nul * 4 >= n && plausible32(p, n, whole, 1))
+        return MSA_CHARSET_UTF32BE;
     if (c.nul && (!whole || n % 2 == 0) && n >= 4) {
         /* Latin text has its zeros on one side. Other scripts have only those of
          * spaces, digits and line ends: there the plausible byte order decides. */
@@ -105,7 +129,7 @@ msa_charset msa_charset_detect(const char *s, int64_t n, bool whole, int64_t *bo
 const char *msa_charset_name(msa_charset c)
 {
     static const char *const names[] = {"binary", "ASCII", "UTF-8", "UTF-16LE", "UTF-16BE",
-                                        "UTF-32LE", "UTF-32BE", "windows-1252"};
+                                        "UTF-32LE", "UTF-32BE", "windows-1252", "other"};
     return names[c];
 }
 
@@ -248,6 +272,54 @@ static int64_t decode_1252(msa_charset_decoder *d, const unsigned char *p, int64
     return n;
 }
 
+/* ICU's converters keep unfinished characters themselves. */
+typedef struct icu_call {
+    msa_charset_decoder *d;
+    const char *piece;
+} icu_call;
+
+static void icu_bad(const void *user, UConverterToUnicodeArgs *args, const char *units, int32_t n,
+                    UConverterCallbackReason reason, UErrorCode *status)
+{
+    const icu_call *call = user;
+    static const UChar replacement[] = {0xfffd};
+    (void)units;
+    if (reason > UCNV_IRREGULAR)
+        return;
+    if (call->d->bad++ == 0)
+        call->d->first_bad = call->d->offset + (args->source - call->piece) - n;
+    *status = U_ZERO_ERROR;
+    ucnv_cbToUWriteUChars(args, replacement, 1, 0, status);
+}
+
+static int64_t decode_icu(msa_charset_decoder *d, const char *p, int64_t n, bool last, msa_buf *out)
+{
+    icu_call call = {d, p};
+    const char *s = p;
+    UChar units[2048];
+    UErrorCode status = U_ZERO_ERROR;
+    ucnv_setToUCallBack(d->converter, icu_bad, &call, NULL, NULL, &status);
+    do {
+        UChar *at = units;
+        status = U_ZERO_ERROR;
+        ucnv_toUnicode(d->converter, &at, units + sizeof units / sizeof *units, &s, p + n, NULL, last, &status);
+        for (const UChar *u = units; u < at; u++) {
+            if (d->high && *u >= 0xdc00 && *u < 0xe000)
+                put_char(d, out, 0x10000 + ((d->high - 0xd800) << 10) + (*u - 0xdc00u));
+            else if (*u < 0xd800 || *u >= 0xe000)
+                put_char(d, out, *u);
+            d->high = *u >= 0xd800 && *u < 0xdc00 ? *u : 0;
+        }
+        if (U_FAILURE(status) && status != U_BUFFER_OVERFLOW_ERROR) {
+            /* a state it cannot leave by itself: one byte is lost, not the rest */
+            put_bad(d, out, d->offset + (s - p));
+            ucnv_resetToUnicode(d->converter);
+            s += s < p + n;
+        }
+    } while (s < p + n || status == U_BUFFER_OVERFLOW_ERROR);
+    return n;
+}
+
 static int64_t decode(msa_charset_decoder *d, const unsigned char *p, int64_t n, bool last, msa_buf *out)
 {
     switch (d->charset) {
@@ -259,6 +331,8 @@ static int64_t decode(msa_charset_decoder *d, const unsigned char *p, int64_t n,
         return decode_utf32(d, p, n, last, out);
     case MSA_CHARSET_WINDOWS1252:
         return decode_1252(d, p, n, out);
+    case MSA_CHARSET_OTHER:
+        return decode_icu(d, (const char *)p, n, last, out);
     default:
         return decode_utf8(d, p, n, last, out);
     }

@@ -14,7 +14,8 @@ typedef enum msa_charset {
     MSA_CHARSET_ASCII,    /* so far; decoded as UTF-8 */
     MSA_CHARSET_UTF8,
     MSA_CHARSET_UTF16LE, MSA_CHARSET_UTF16BE, MSA_CHARSET_UTF32LE, MSA_CHARSET_UTF32BE,
-    MSA_CHARSET_WINDOWS1252 /* a guess: neither of the above */
+    MSA_CHARSET_WINDOWS1252, /* of msa_charset_detect: none of the above, in whatever 8-bit set */
+    MSA_CHARSET_OTHER        /* any other, through ICU: see extract_charset.h */
 } msa_charset;
 
 /* From the first n bytes; whole: there are no more. *bom: bytes of a byte order
@@ -27,6 +28,7 @@ typedef struct msa_charset_decoder {
     unsigned char held[4];   /* the beginning of a character cut by a piece's end */
     int n_held;
     uint32_t high;           /* a high surrogate that waits for its partner */
+    struct UConverter *converter; /* MSA_CHARSET_OTHER: ICU's, closed by who opened it */
     int64_t offset;          /* bytes taken so far */
     int64_t bad, first_bad;  /* parts that became U+FFFD; offset of the first */
     int64_t nul;             /* U+0000, became U+FFFD too */

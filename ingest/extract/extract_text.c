@@ -4,11 +4,9 @@
 
 #include <string.h>
 
-#include "ingest/extract/charset.h"
+#include "ingest/extract/extract_charset.h"
 
-/* Text is decoded in windows of this size whatever the blocks of the source are,
- * so that the same bytes give the same text from a file and from an archive. */
-#define WINDOW ((int64_t)1 << 20)
+#define LINE_MAX_BYTES ((int64_t)1 << 20)
 
 /* ---- Markdown headings ------------------------------------------------------ */
 
@@ -93,91 +91,43 @@ static void send_markdown(msa_extract *x, markdown *m, const char *s, int64_t n)
 
 /* ---- extraction ------------------------------------------------------------- */
 
-typedef struct plain {
-    msa_extract *x;
-    msa_charset_decoder d;
-    bool begun, is_markdown;
-    markdown m;
-    msa_buf out;      /* decoded, not yet sent: of Markdown the last lines */
-    int64_t bom;
-} plain;
-
-static void send(plain *t, bool last)
+/* Sends what t holds; of Markdown the last whole line stays: its underline may follow. */
+static void send(msa_extract *x, markdown *m, msa_buf *out, bool last)
 {
-    int64_t n = t->out.len;
-    if (!t->is_markdown)
-        msa_extract_text(t->x, t->out.data, n);
-    else {
-        /* keep the last whole line too: its underline may follow */
-        for (int lines = 0; !last && n > 0 && t->out.len - n < WINDOW; n--)
-            if (t->out.data[n - 1] == '\n' && ++lines == 2)
-                break;
-        if (t->out.len - n >= WINDOW)
-            n = t->out.len; /* no lines at all: no headings either */
-        send_markdown(t->x, &t->m, t->out.data, n);
-    }
-    memmove(t->out.data, t->out.data + n, (size_t)(t->out.len - n));
-    t->out.len -= n;
-}
-
-static void window(plain *t, const char *p, int64_t n, bool last)
-{
-    if (!t->begun) {
-        t->d.charset = msa_charset_detect(p, n < MSA_INPUT_HEAD ? n : MSA_INPUT_HEAD, last && n <= MSA_INPUT_HEAD,
-                                          &t->bom);
-        if (t->d.charset == MSA_CHARSET_BINARY) /* the job wants it as text */
-            t->d.charset = MSA_CHARSET_ASCII;
-        t->begun = true;
-        t->d.offset = t->bom;
-        p += t->bom;
-        n -= t->bom;
-    }
-    if (t->d.charset == MSA_CHARSET_ASCII) {
-        /* the first window that is not ASCII decides for the rest */
-        int64_t good = msa_utf8_prefix(p, n), bom;
-        msa_charset c = good < n ? msa_charset_detect(p, n, last, &bom) : MSA_CHARSET_ASCII;
-        if (c == MSA_CHARSET_WINDOWS1252)
-            t->d.charset = c;
-    }
-    msa_charset_decode(&t->d, p, n, last, &t->out);
-    if (t->out.oom)
-        msa_extract_stop(t->x, "limit_memory", "out of memory");
-    if (t->out.len > 0 || last)
-        send(t, last);
+    int64_t n = out->len;
+    for (int lines = 0; !last && n > 0 && out->len - n < LINE_MAX_BYTES; n--)
+        if (out->data[n - 1] == '\n' && ++lines == 2)
+            break;
+    if (out->len - n >= LINE_MAX_BYTES)
+        n = out->len; /* no lines at all: no headings either */
+    send_markdown(x, m, out->data, n);
+    memmove(out->data, out->data + n, (size_t)(out->len - n));
+    out->len -= n;
 }
 
 void msa_extract_plain(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r)
 {
-    plain t = {.x = x, .is_markdown = !strcmp(f->name, "markdown")};
-    msa_buf raw = {0};
-    const char *p;
+    bool is_markdown = !strcmp(f->name, "markdown");
+    markdown m = {0};
+    msa_buf lines = {0};
+    msa_text t;
+    char *p;
     int64_t n;
     (void)r;
-    while (msa_extract_going(x) && (n = msa_input_next(in, &p)) > 0) {
-        while (n > 0 && msa_extract_going(x)) {
-            int64_t part = n < WINDOW - raw.len ? n : WINDOW - raw.len;
-            msa_buf_put(&raw, p, part);
-            p += part;
-            n -= part;
-            if (raw.oom)
-                msa_extract_stop(x, "limit_memory", "out of memory");
-            else if (raw.len == WINDOW) {
-                window(&t, raw.data, raw.len, false);
-                raw.len = 0;
-            }
+    msa_text_begin(&t, x, in, NULL);
+    while ((n = msa_text_next(&t, &p)) > 0) {
+        if (!is_markdown) {
+            msa_extract_text(x, p, n);
+            continue;
         }
+        msa_buf_put(&lines, p, n);
+        if (lines.oom)
+            msa_extract_stop(x, "limit_memory", "out of memory");
+        else
+            send(x, &m, &lines, false);
     }
-    if (msa_extract_going(x))
-        window(&t, raw.data ? raw.data : "", raw.len, true);
-    if (t.d.charset == MSA_CHARSET_WINDOWS1252)
-        msa_extract_warn(x, MSA_NOWHERE, "charset_guess", "not UTF-8 and without a mark: read as windows-1252");
-    if (t.d.bad > 0)
-        msa_extract_warn(x, (msa_where){0, 0, t.d.first_bad}, "bad_bytes",
-                         "%lld parts are not %s and became U+FFFD, the first at byte %lld", (long long)t.d.bad,
-                         msa_charset_name(t.d.charset == MSA_CHARSET_ASCII ? MSA_CHARSET_UTF8 : t.d.charset),
-                         (long long)t.d.first_bad);
-    if (t.d.nul > 0)
-        msa_extract_warn(x, MSA_NOWHERE, "nul_in_text", "%lld NUL characters became U+FFFD", (long long)t.d.nul);
-    msa_buf_free(&raw);
-    msa_buf_free(&t.out);
+    if (lines.len > 0)
+        send(x, &m, &lines, true);
+    msa_text_end(&t);
+    msa_buf_free(&lines);
 }
