@@ -225,10 +225,11 @@ static msa_rc write_tokenizer(const msa_gguf *g, const char *dir, msa_err *err)
 /* ---- weights -------------------------------------------------------------------------- */
 
 /* One tensor to write: its source, and how many heads' rows are to be put back
- * in order (0: none). */
+ * in order (0: none); or one of the adapter's, which stays as it is. */
 typedef struct piece {
     const msa_gguf_tensor *from;
     int64_t heads;
+    const void *trained;
 } piece;
 
 typedef struct weights {
@@ -259,7 +260,7 @@ static msa_rc add_tensor(const msa_gguf *g, weights *w, const char *from, char *
         return msa_err_nomem(err, "tensor names");
     msa_st_tensor *st = &w->t[w->n];
     st->name = to;
-    w->piece[w->n++] = (piece){t, heads};
+    w->piece[w->n++] = (piece){t, heads, NULL};
     if (t == NULL)
         return refuse(err, from, "missing");
     st->dtype = MSA_ST_F32;
@@ -293,6 +294,19 @@ static msa_rc list_tensors(const msa_gguf *g, weights *w, msa_err *err)
     return rc;
 }
 
+static msa_rc list_adapter(const msa_safetensors *adapter, weights *w, msa_err *err)
+{
+    for (int64_t i = 0; i < msa_safetensors_count(adapter); i++) {
+        const msa_st_tensor *t = msa_safetensors_at(adapter, i);
+        w->t[w->n] = *t;
+        w->piece[w->n] = (piece){NULL, 0, t->data};
+        if ((w->t[w->n].name = msa_strdup(t->name)) == NULL)
+            return msa_err_nomem(err, "tensor names");
+        w->n++;
+    }
+    return MSA_OK;
+}
+
 /* GGUF keeps the rows of a q or k head as pairs that RoPE turns together; the
  * engine pairs the first half of a head with the second. */
 static void reorder(const float *raw, float *out, int64_t heads, int64_t D, int64_t cols)
@@ -308,6 +322,10 @@ static msa_rc tensor_data(void *user, int64_t i, const void **data, msa_err *err
 {
     weights *w = user;
     const piece *p = &w->piece[i];
+    if (p->trained != NULL) {
+        *data = p->trained;
+        return MSA_OK;
+    }
     msa_rc rc = msa_gguf_floats(p->from, p->heads > 0 ? w->raw : w->out, err);
     if (rc >= 0 && p->heads > 0)
         reorder(w->raw, w->out, p->heads, w->s->D, p->from->dim[0]);
@@ -315,9 +333,11 @@ static msa_rc tensor_data(void *user, int64_t i, const void **data, msa_err *err
     return rc;
 }
 
-static msa_rc write_weights(const msa_gguf *g, const shape *s, const char *dir, msa_err *err)
+static msa_rc write_weights(const msa_gguf *g, const shape *s, const char *dir, const msa_safetensors *adapter,
+                            msa_err *err)
 {
     int64_t cap = N(outer_names) + s->layers * N(layer_names), largest = 0;
+    cap += adapter != NULL ? msa_safetensors_count(adapter) : 0;
     weights w = {.s = s, .t = msa_calloc(cap, sizeof *w.t), .piece = msa_calloc(cap, sizeof *w.piece)};
     char *path = msa_file_join(dir, "model.safetensors");
     msa_rc rc = MSA_OK;
@@ -328,6 +348,8 @@ static msa_rc write_weights(const msa_gguf *g, const shape *s, const char *dir, 
     for (int64_t i = 0; i < w.n && rc >= 0; i++)
         if (w.piece[i].from->n > largest)
             largest = w.piece[i].from->n;
+    if (rc >= 0 && adapter != NULL)
+        rc = list_adapter(adapter, &w, err);
     if (rc >= 0) {
         w.out = msa_alloc(largest, sizeof *w.out);
         w.raw = msa_alloc(largest, sizeof *w.raw);
@@ -344,7 +366,8 @@ static msa_rc write_weights(const msa_gguf *g, const shape *s, const char *dir, 
     return rc;
 }
 
-msa_rc msa_gguf_convert(const msa_gguf *g, const char *dir, const char *msa_config, msa_err *err)
+msa_rc msa_gguf_convert(const msa_gguf *g, const char *dir, const char *msa_config,
+                        const msa_safetensors *adapter, msa_err *err)
 {
     shape s = {0};
     msa_rc rc = read_shape(g, &s, err);
@@ -352,5 +375,5 @@ msa_rc msa_gguf_convert(const msa_gguf *g, const char *dir, const char *msa_conf
         rc = write_config(&s, dir, msa_config, err);
     if (rc >= 0)
         rc = write_tokenizer(g, dir, err);
-    return rc < 0 ? rc : write_weights(g, &s, dir, err);
+    return rc < 0 ? rc : write_weights(g, &s, dir, adapter, err);
 }

@@ -2,17 +2,20 @@
 #ifndef MSA_MODELS_GGUF_CONVERT_H
 #define MSA_MODELS_GGUF_CONVERT_H
 
+#include "engine/safetensors.h"
 #include "models/gguf.h"
 
 /* Writes config.json, generation_config.json, tokenizer.json and
  * model.safetensors into folder dir, which exists. msa_config: the text of a JSON
- * object that becomes config.json's msa_config.
+ * object that becomes config.json's msa_config. adapter: trained tensors that join
+ * those of the GGUF file as they are (router projections), or NULL.
  *
  * Llama-type models with a byte-level BPE tokenizer of the "smollm" kind only;
  * any other architecture, tensor or token type is MSA_FAILED, MSA_E_CONFIG.
  * Weights are dequantised to F32: a product of a half scale and a quantum, plus a
  * half minimum, has more bits than BF16 or F16 keep, and rounding it once more
  * moves the logits (models/README.md has the figures). */
-msa_rc msa_gguf_convert(const msa_gguf *g, const char *dir, const char *msa_config, msa_err *err);
+msa_rc msa_gguf_convert(const msa_gguf *g, const char *dir, const char *msa_config,
+                        const msa_safetensors *adapter, msa_err *err);
 
 #endif

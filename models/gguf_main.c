@@ -1,6 +1,7 @@
 /* msa-gguf MODEL.gguf TEMPLATES OUTDIR: makes a model folder out of a GGUF file
- * and the two files of TEMPLATES, msa_config.json and msa_protocol.json, then
- * opens it as the engine would and prints its fingerprint. */
+ * and the files of TEMPLATES, msa_config.json, msa_protocol.json and, where there
+ * is one, adapter.safetensors, then opens it as the engine would and prints its
+ * fingerprint. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -23,24 +24,30 @@ static msa_rc convert(const char *gguf, const char *templates, const char *dir, 
 {
     char *data = NULL, *config = NULL, *protocol = NULL, *path = msa_file_join(dir, "msa_protocol.json");
     int64_t n, n_config, n_protocol;
+    char *trained = msa_file_join(templates, "adapter.safetensors");
     msa_gguf *g = NULL;
-    msa_rc rc = path != NULL ? msa_file_mkdirs(dir, err) : msa_err_nomem(err, dir);
+    msa_safetensors *adapter = NULL;
+    msa_rc rc = path != NULL && trained != NULL ? msa_file_mkdirs(dir, err) : msa_err_nomem(err, dir);
     if (rc >= 0)
         rc = read_template(templates, "msa_config.json", &config, &n_config, err);
     if (rc >= 0)
         rc = read_template(templates, "msa_protocol.json", &protocol, &n_protocol, err);
+    if (rc >= 0 && msa_file_exists(trained))
+        rc = msa_safetensors_open(trained, &adapter, err);
     if (rc >= 0)
         rc = msa_file_read(gguf, GGUF_MAX, &data, &n, err);
     if (rc >= 0) {
         rc = msa_gguf_parse(data, n, &g, err);
         if (rc >= 0)
-            rc = msa_gguf_convert(g, dir, config, err);
+            rc = msa_gguf_convert(g, dir, config, adapter, err);
         if (rc < 0)
             rc = msa_err_prefix(err, rc, "%s", gguf);
     }
     if (rc >= 0)
         rc = msa_file_replace(path, protocol, n_protocol, err);
     msa_gguf_close(g);
+    msa_safetensors_close(adapter);
+    free(trained);
     free(data);
     free(protocol);
     free(config);

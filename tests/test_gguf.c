@@ -362,7 +362,7 @@ static msa_rc convert(change c, const char *dir, msa_err *err)
 {
     msa_buf file = make_model(c);
     msa_gguf *g = parse(&file);
-    msa_rc rc = msa_gguf_convert(g, dir, msa_config_text, err);
+    msa_rc rc = msa_gguf_convert(g, dir, msa_config_text, NULL, err);
     msa_gguf_close(g);
     msa_buf_free(&file);
     return rc;
