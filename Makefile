@@ -24,7 +24,7 @@ arch = $(strip $(foreach a,avx512bf16 avx512 avx2,$(if $(filter %_$(a).c,$(1)),$
 
 FOLDERS := base kernels ingest ingest/extract engine jobs models
 # parsers of hostile files: linked into msa-extract and nothing else
-EXTRACT_PKGS := poppler-glib libarchive libxml-2.0 icu-i18n icu-uc uchardet
+EXTRACT_PKGS := poppler-glib libarchive libseccomp libxml-2.0 icu-i18n icu-uc uchardet gmime-3.0
 EXTRACT_CFLAGS = $(if $(filter ingest/extract/%,$(1)),$(shell pkg-config --cflags $(EXTRACT_PKGS)))
 EXTRACT_LIBS = $(shell pkg-config --libs $(EXTRACT_PKGS))
 LIBS := -ljansson -lpcre2-8 -lxxhash -lcrypto -lm
@@ -98,7 +98,7 @@ $(B)/tests/%: $(B)/tests/%.o $(B)/tests/lib.a $(call lib,jobs) $(MODELS_OBJS) $(
 
 DEBIAN_PACKAGES := gcc make pkg-config python3 python3-pip xz-utils zip \
   libjansson-dev libpcre2-dev unicode-data libxxhash-dev libssl-dev libdnnl-dev liblzma-dev \
-  libpoppler-glib-dev libarchive-dev libxml2-dev libicu-dev libuchardet-dev libcmocka-dev
+  libpoppler-glib-dev libarchive-dev libseccomp-dev libxml2-dev libicu-dev libuchardet-dev libgmime-3.0-dev libcmocka-dev
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .PHONY: deps model run test test-asan test-kill bench bench-peers fuzz check-deps
