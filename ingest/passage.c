@@ -41,12 +41,6 @@ struct msa_cutter {
 static const double WORTH_HEADING = 1.0, WORTH_PARAGRAPH = 0.75, WORTH_SENTENCE = 0.4,
                     WORTH_LINE = 0.2, WORTH_SPACE = 0.0, WORTH_IDEOGRAPH = -0.05;
 
-static bool is_ideograph(uint32_t c)
-{
-    return (c >= 0x3040 && c <= 0x30ff) || (c >= 0x3400 && c <= 0x9fff) || (c >= 0xf900 && c <= 0xfaff) ||
-           (c >= 0x20000 && c <= 0x3ffff);
-}
-
 /* Full stops that end a sentence without a space behind them. */
 static bool is_wide_stop(uint32_t c)
 {
@@ -99,7 +93,7 @@ static double border_before(border_scan *b, uint32_t c, bool heading)
             worth = WORTH_LINE;
         else if (b->space)
             worth = WORTH_SPACE;
-        else if (is_ideograph(b->last) && is_ideograph(c))
+        else if (msa_utf8_is_ideograph(b->last) && msa_utf8_is_ideograph(c))
             worth = WORTH_IDEOGRAPH;
         b->stopped = is_stop(c) || (b->stopped && !b->space && is_closing(c));
         b->space = false;

@@ -36,4 +36,11 @@ static inline bool msa_utf8_is_space(uint32_t c)
            c == 0x3000 || c == 0xfeff;
 }
 
+/* Characters of scripts that put no space between words, two columns wide. */
+static inline bool msa_utf8_is_ideograph(uint32_t c)
+{
+    return (c >= 0x3040 && c <= 0x30ff) || (c >= 0x3400 && c <= 0x9fff) || (c >= 0xf900 && c <= 0xfaff) ||
+           (c >= 0x20000 && c <= 0x3ffff);
+}
+
 #endif

@@ -1,0 +1,343 @@
+/* Views: what the model reads of a passage, the way back to the text, and the heads
+ * and feet that are left out. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ingest/heads.h"
+
+/* Every place of the view leads to the text it stands for: what no span covers is
+ * equal, spans rise and do not overlap. */
+static void check_map(const msa_view *v, const char *text, int64_t n)
+{
+    int64_t at = 0, source = 0;
+    for (int64_t i = 0; i < v->n_spans; i++) {
+        const msa_view_span *s = &v->spans[i];
+        assert_true(s->v0 >= at && s->v1 >= s->v0 && s->t0 >= source && s->t1 > s->t0 - (s->v1 > s->v0));
+        assert_int_equal(s->v0 - at, s->t0 - source);
+        assert_memory_equal(v->text.data + at, text + source, (size_t)(s->v0 - at));
+        at = s->v1;
+        source = s->t1;
+    }
+    assert_int_equal(v->text.len - at, n - source);
+    if (n > source)
+        assert_memory_equal(v->text.data + at, text + source, (size_t)(n - source));
+    assert_true(v->text.len <= n);
+}
+
+static void becomes(msa_view_kind kind, const char *text, const char *want)
+{
+    msa_view v = {0};
+    int64_t n = (int64_t)strlen(text);
+    assert_int_equal(msa_view_make(kind, text, n, NULL, 0, &v, NULL), MSA_OK);
+    check_map(&v, text, n);
+    if (v.text.len != (int64_t)strlen(want) || memcmp(v.text.data, want, (size_t)v.text.len))
+        fail_msg("\"%s\"\n became \"%.*s\"\n not    \"%s\"", text, (int)v.text.len, v.text.data, want);
+    msa_view_free(&v);
+}
+
+static void broken_words(void **state)
+{
+    static const char *const cases[][2] = {
+        {"the termi-\nnation of", "the termination of"},
+        {"the termi\xe2\x80\x90\nnation of", "the termination of"},
+        {"the termi- \r\n  nation of", "the termination of"},
+        {"the termi\xc2\xad\nnation of", "the termination of"},
+        {"the termi\xc2\xadnation of", "the termination of"},
+        {"Ge\xc3\xa4n-\nderte \xc3\x9c-\nbersicht", "Ge\xc3\xa4nderte \xc3\x9c-bersicht"},
+        {"\xd0\xb4\xd0\xbe-\n\xd0\xb3\xd0\xbe\xd0\xb2\xd0\xbe\xd1\x80", "\xd0\xb4\xd0\xbe\xd0\xb3\xd0\xbe\xd0\xb2\xd0\xbe\xd1\x80"},
+        /* hyphens of spelling */
+        {"a self-\ncontained text", "a self-contained text"},
+        {"a self-\nish act", "a selfish act"},
+        {"by e-\nmail", "by e-mail"},
+        {"state-of-the-\nart", "state-of-the-art"},
+        {"a well-to-\ndo man", "a well-to-do man"},
+        {"the third-\nto-last", "the third-to-last"},
+        {"short-\nand long-term", "short- and long-term"},
+        {"Ein-\nund Ausgang", "Ein- und Ausgang"},
+        {"Anglo-\nSaxon COVID-\n19", "Anglo-Saxon COVID-19"},
+        /* no hyphens of words */
+        {"a list -\nitem", "a list -\nitem"},
+        {"from 5-\nto", "from 5-to"},
+        {"a|b\tc-\nd", "a|b\tc-\nd"},
+        {"the end-\n\nnext", "the end-\n\nnext"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        becomes(MSA_VIEW_LINES, cases[i][0], cases[i][1]);
+    becomes(MSA_VIEW_CHARS, "termi-\nnation", "termi-\nnation");
+    becomes(MSA_VIEW_NONE, "o\xef\xac\x83" "ce  x", "o\xef\xac\x83" "ce  x");
+}
+
+static void characters(void **state)
+{
+    (void)state;
+    becomes(MSA_VIEW_CHARS, "\xef\xac\x80 \xef\xac\x81 \xef\xac\x82 \xef\xac\x83 \xef\xac\x84 \xef\xac\x85 \xef\xac\x86 \xef\xac\x87",
+            "ff fi fl ffi ffl st st \xef\xac\x87");
+    becomes(MSA_VIEW_CHARS, "a  b\xc2\xa0" "c\xe2\x80\x89 d \n\n\n  e \n", "a b c d\n\n  e");
+    becomes(MSA_VIEW_CHARS, "a\tb  c", "a\tb  c");
+    becomes(MSA_VIEW_CHARS, "a   b  c", "a   b  c");
+    becomes(MSA_VIEW_CHARS, "| a  | b |\n| - | - |", "| a  | b |\n| - | - |");
+    becomes(MSA_VIEW_CHARS, "a\r\nb\fc", "a\nb\nc");
+    becomes(MSA_VIEW_CHARS, "\xc2\xad", "\xc2\xad");
+    becomes(MSA_VIEW_CHARS, " \n ", " \n ");
+    becomes(MSA_VIEW_LINES, "", "");
+}
+
+#define WIDE "Either party may terminate this agreement upon "
+
+static void paragraphs(void **state)
+{
+    static const char *const cases[][2] = {
+        {WIDE "\nnotice.", WIDE "notice."},
+        {"   " WIDE "\n(thirty days) of it", "   " WIDE "(thirty days) of it"},
+        {WIDE "the\n10th day", WIDE "the 10th day"},
+        {"short line\nnext line", "short line\nnext line"},
+        {WIDE "so:\nfirst", WIDE "so:\nfirst"},
+        {WIDE "x\n(a) first", WIDE "x\n(a) first"},
+        {WIDE "x\n3. third", WIDE "x\n3. third"},
+        {WIDE "x\n4.2 Payment", WIDE "x\n4.2 Payment"},
+        {WIDE "x\n- item", WIDE "x\n- item"},
+        {WIDE "x\n    indented", WIDE "x\n    indented"},
+        {WIDE "x\n\nnext", WIDE "x\n\nnext"},
+        {WIDE "x\na\tb", WIDE "x\na\tb"},
+        {"int64_t value = the_function_of(argument, other);\nreturn", "int64_t value = the_function_of(argument, other);\nreturn"},
+        /* a sentence that ends long before the others' margin ends a paragraph */
+        {WIDE WIDE "\nand the other party agrees to the terms.\nNext",
+         WIDE WIDE "and the other party agrees to the terms.\nNext"},
+        /* ideographs need no space */
+        {"\xe5\x90\x88\xe5\x90\x8c\xe5\x90\x88\xe5\x90\x8c\xe5\x90\x88\xe5\x90\x8c\xe5\x90\x88\xe5\x90\x8c\xe5\x90\x88\xe5\x90\x8c"
+         "\xe5\x90\x88\xe5\x90\x8c\xe5\x90\x88\xe5\x90\x8c\xe5\x90\x88\xe5\x90\x8c\xe5\x90\x88\xe5\x90\x8c\xe5\x90\x88\xe5\x90\x8c\n\xe5\x90\x8c",
+         "\xe5\x90\x88\xe5\x90\x8c\xe5\x90\x88\xe5\x90\x8c\xe5\x90\x88\xe5\x90\x8c\xe5\x90\x88\xe5\x90\x8c\xe5\x90\x88\xe5\x90\x8c"
+         "\xe5\x90\x88\xe5\x90\x8c\xe5\x90\x88\xe5\x90\x8c\xe5\x90\x88\xe5\x90\x8c\xe5\x90\x88\xe5\x90\x8c\xe5\x90\x88\xe5\x90\x8c\xe5\x90\x8c"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        becomes(MSA_VIEW_LINES, cases[i][0], cases[i][1]);
+}
+
+/* Where `part` of the view comes from. */
+static void stems_from(const msa_view *v, const char *text, const char *part, const char *want)
+{
+    int64_t from, to;
+    char *view = msa_strndup(v->text.data, v->text.len), *hit = strstr(view, part);
+    assert_non_null(hit);
+    msa_view_source(v, hit - view, hit - view + (int64_t)strlen(part), &from, &to);
+    assert_int_equal(to - from, strlen(want));
+    assert_memory_equal(text + from, want, (size_t)(to - from));
+    free(view);
+}
+
+static void the_way_back(void **state)
+{
+    static const char text[] = "Head\nthe o\xef\xac\x83" "ce is termi-\nnated  by\xc2\xad the self-\ncontained end \nFoot\n";
+    const int64_t foot = (int64_t)sizeof text - 6;
+    const msa_view_range dropped[] = {{0, 4}, {foot, foot + 4}};
+    msa_view v = {0};
+    (void)state;
+    assert_memory_equal(text + foot, "Foot", 4);
+    assert_int_equal(msa_view_make(MSA_VIEW_LINES, text, sizeof text - 1, dropped, 2, &v, NULL), MSA_OK);
+    check_map(&v, text, sizeof text - 1);
+    stems_from(&v, text, "the office is terminated by the self-contained end",
+               "the o\xef\xac\x83" "ce is termi-\nnated  by\xc2\xad the self-\ncontained end");
+    stems_from(&v, text, "terminated", "termi-\nnated");
+    stems_from(&v, text, "termi", "termi");
+    stems_from(&v, text, "nated", "nated");
+    stems_from(&v, text, "of", "o\xef\xac\x83");
+    stems_from(&v, text, "by", "by");
+    stems_from(&v, text, "contained", "contained");
+    /* nothing but dropped lines: the text itself */
+    assert_int_equal(msa_view_make(MSA_VIEW_LINES, text, 5, dropped, 1, &v, NULL), MSA_OK);
+    assert_int_equal(v.text.len, 5);
+    assert_int_equal(v.n_spans, 0);
+    msa_view_free(&v);
+}
+
+/* Any text has a view whose map is sound, and a view is its own view but for lines
+ * that meet only now. */
+static void any_text(void **state)
+{
+    static const char *const pieces[] = {"a", "-", "\n", " ", "\xc2\xad", "\xef\xac\x81", "\t", "\xe2\x80\x90", "word", "\r\n",
+                                         "9", "(b)", ".", "\xe5\x90\x88", "\xc2\xa0", "|", "\f", WIDE};
+    uint32_t x = 7;
+    msa_view v = {0};
+    (void)state;
+    for (int round = 0; round < 3000; round++) {
+        char text[2048];
+        size_t n = 0;
+        for (int i = 0; i < 30; i++) {
+            x = x * 1664525u + 1013904223u;
+            const char *p = pieces[(x >> 20) % (sizeof pieces / sizeof *pieces)];
+            memcpy(text + n, p, strlen(p));
+            n += strlen(p);
+        }
+        msa_view_range drop = {(int64_t)(x >> 8) % 40, (int64_t)(x >> 8) % 40 + (int64_t)(x >> 14) % 40};
+        assert_int_equal(msa_view_make((x >> 5) % 3, text, (int64_t)n, &drop, (x >> 3) % 2, &v, NULL), MSA_OK);
+        check_map(&v, text, (int64_t)n);
+        for (int64_t at = 0; at < v.text.len; at++) {
+            int64_t from, to;
+            msa_view_source(&v, at, v.text.len - at > 3 ? at + 3 : v.text.len, &from, &to);
+            assert_true(from >= 0 && from <= to && to <= (int64_t)n);
+        }
+    }
+    msa_view_free(&v);
+}
+
+/* ---- heads -------------------------------------------------------------------- */
+
+/* Pages as a PDF has them; what is dropped of all of them, one line each. */
+static char *dropped_of(const char *(*page)(int64_t number), int64_t n_pages, int64_t piece, char *listed)
+{
+    msa_heads *h = msa_heads_new();
+    msa_buf text = {0}, ranges = {0}, out = {0};
+    msa_heads_begin(h);
+    for (int64_t i = 1; i <= n_pages; i++) {
+        const char *s = page(i);
+        int64_t n = (int64_t)strlen(s);
+        msa_heads_page(h, i);
+        for (int64_t at = 0; at < n; at += piece)
+            msa_heads_text(h, s + at, at + piece < n ? piece : n - at);
+        msa_heads_text(h, "\f", 1);
+        msa_buf_puts(&text, s);
+        msa_buf_puts(&text, "\f");
+    }
+    msa_heads_end(h);
+    for (int64_t at = 0; at < text.len; at += 50) { /* passages of 50 bytes */
+        int64_t to = at + 50 < text.len ? at + 50 : text.len;
+        assert_int_equal(msa_heads_drops(h, at, to, &ranges, NULL), MSA_OK);
+        const msa_view_range *r = (const void *)ranges.data;
+        for (int64_t i = 0; i < ranges.len / (int64_t)sizeof *r; i++) {
+            assert_true(r[i].from >= 0 && r[i].from < r[i].to && r[i].to <= to - at);
+            msa_buf_put(&out, text.data + at + r[i].from, r[i].to - r[i].from);
+            msa_buf_put(&out, at + r[i].to == to ? "" : "\n", at + r[i].to == to ? 0 : 1);
+        }
+    }
+    if (listed) {
+        const char *line;
+        int64_t count;
+        *listed = 0;
+        for (int64_t i = 0; msa_heads_dropped(h, i, &line, &count); i++)
+            snprintf(listed + strlen(listed), 400 - strlen(listed), "%s x%d; ", line, (int)count);
+    }
+    msa_buf_put(&out, "", 1);
+    msa_buf_free(&ranges);
+    msa_buf_free(&text);
+    msa_heads_free(h);
+    return out.data;
+}
+
+static char page_text[4096];
+
+static const char *report_page(int64_t n)
+{
+    snprintf(page_text, sizeof page_text,
+             "  ACME  Report 2024\n\nBody of page %d is here, unlike others %d.\nMore %c\nof it %c\nand %c\nand on %c\n%sPage %d of 6\n",
+             (int)n, (int)(n * n), 'a' + (int)n, 'b' + (int)n, 'c' + (int)n, 'd' + (int)n, n == 3 ? "only here\n" : "", (int)n);
+    return page_text;
+}
+
+static const char *numbered_page(int64_t n)
+{
+    /* numbers of the page are dropped, figures at the same place stay */
+    snprintf(page_text, sizeof page_text, "%d\nwords %c a\nwords %c b\nwords %c c\nwords %c d\nwords %c e\n%d\n",
+             (int)(n * 37 % 11), 'a' + (int)n, 'a' + (int)n, 'a' + (int)n, 'a' + (int)n, 'a' + (int)n, (int)n + 4);
+    return page_text;
+}
+
+static const char *roman_page(int64_t n)
+{
+    static const char *const numbers[] = {"", "i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x"};
+    snprintf(page_text, sizeof page_text, "words %c a\nwords %c b\nwords %c c\nwords %c d\n%s\n", 'a' + (int)n, 'a' + (int)n,
+             'a' + (int)n, 'a' + (int)n, numbers[n]);
+    return page_text;
+}
+
+static const char *two_sided_page(int64_t n)
+{
+    snprintf(page_text, sizeof page_text, "%s\nwords %c a\nwords %c b\nwords %c c\nwords %c d\n", n % 2 ? "Chapter one" : "The book",
+             'a' + (int)n, 'a' + (int)n, 'a' + (int)n, 'a' + (int)n);
+    return page_text;
+}
+
+static const char *half_page(int64_t n)
+{
+    snprintf(page_text, sizeof page_text, "%s\nwords %c a\nwords %c b\nwords %c c\nsame in the middle\nwords %c d\nwords %c e\nwords %c f\n",
+             n <= 6 ? "First half" : "Second half", 'a' + (int)n, 'a' + (int)n, 'a' + (int)n, 'a' + (int)n, 'a' + (int)n, 'a' + (int)n);
+    return page_text;
+}
+
+static void expect_dropped(const char *(*page)(int64_t), int64_t pages, const char *want)
+{
+    for (int64_t piece = 1; piece < 5000; piece = piece * 7 + 1) {
+        char *got = dropped_of(page, pages, piece, NULL);
+        assert_string_equal(got, want);
+        free(got);
+    }
+}
+
+static void heads_and_feet(void **state)
+{
+    char listed[400];
+    (void)state;
+    char *got = dropped_of(report_page, 6, 100, listed);
+    int heads = 0, feet = 0;
+    for (char *p = got; (p = strstr(p, "ACME")); p++)
+        heads++;
+    for (char *p = got; (p = strstr(p, "of 6")); p++)
+        feet++;
+    assert_int_equal(heads, 6);
+    assert_int_equal(feet, 6);
+    assert_null(strstr(got, "Body"));
+    assert_null(strstr(got, "only"));
+    assert_string_equal(listed, "ACME  Report 2024 x6; Page 1 of 6 x6; ");
+    free(got);
+    expect_dropped(report_page, 4, "");         /* four pages prove nothing */
+    expect_dropped(half_page, 12, "");          /* 50 % is not enough, nor is the middle */
+    expect_dropped(numbered_page, 5, "5\n6\n7\n8\n9\n");
+    expect_dropped(roman_page, 6, "i\nii\niii\niv\nv\nvi\n");
+    expect_dropped(two_sided_page, 4, "");
+    got = dropped_of(two_sided_page, 10, 3, listed);
+    assert_string_equal(listed, "Chapter one x5; The book x5; ");
+    free(got);
+}
+
+/* A member after another knows nothing of it, and what is on no page is no head. */
+static void members_apart(void **state)
+{
+    msa_heads *h = msa_heads_new();
+    msa_buf ranges = {0};
+    (void)state;
+    for (int member = 0; member < 2; member++) {
+        msa_heads_begin(h);
+        for (int i = 1; i <= 4; i++) {
+            msa_heads_page(h, i);
+            msa_heads_text(h, "Same\nx\f", 7);
+        }
+        msa_heads_end(h);
+        assert_int_equal(msa_heads_drops(h, 0, 28, &ranges, NULL), MSA_OK);
+        assert_int_equal(ranges.len, 0);
+    }
+    msa_heads_begin(h);
+    for (int i = 0; i < 10; i++)
+        msa_heads_text(h, "Same\n", 5);
+    msa_heads_end(h);
+    assert_int_equal(msa_heads_drops(h, 0, 50, &ranges, NULL), MSA_OK);
+    assert_int_equal(ranges.len, 0);
+    msa_buf_free(&ranges);
+    msa_heads_free(h);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(broken_words),   cmocka_unit_test(characters), cmocka_unit_test(paragraphs),
+        cmocka_unit_test(the_way_back),   cmocka_unit_test(any_text),   cmocka_unit_test(heads_and_feet),
+        cmocka_unit_test(members_apart),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
