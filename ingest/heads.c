@@ -183,11 +183,12 @@ static bool grow_slots(msa_heads *h)
     return true;
 }
 
-/* Do a line's numbers go with a form's: each the same, or as far from the page's? */
+/* Do a line's numbers go with a form's: each as far from the page's or, beside other
+ * text, the same? */
 static bool agrees(const form *f, const normal *l, int64_t page)
 {
     for (int64_t i = 0; i < l->n_numbers; i++)
-        if (l->numbers[i] != f->numbers[i] && l->numbers[i] - page != f->numbers[i] - f->page)
+        if (l->numbers[i] - page != f->numbers[i] - f->page && (l->n == 1 || l->numbers[i] != f->numbers[i]))
             return false;
     return true;
 }

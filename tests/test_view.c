@@ -245,7 +245,7 @@ static const char *numbered_page(int64_t n)
 {
     /* numbers of the page are dropped, figures at the same place stay */
     snprintf(page_text, sizeof page_text, "%d\nwords %c a\nwords %c b\nwords %c c\nwords %c d\nwords %c e\n%d\n",
-             (int)(n * 37 % 11), 'a' + (int)n, 'a' + (int)n, 'a' + (int)n, 'a' + (int)n, 'a' + (int)n, (int)n + 4);
+             (int)(n * n * 13 % 29 + 20), 'a' + (int)n, 'a' + (int)n, 'a' + (int)n, 'a' + (int)n, 'a' + (int)n, (int)n + 4);
     return page_text;
 }
 
