@@ -57,7 +57,7 @@ done_kills=0 finished=0
 rm -rf "$work/store" "$work/out"
 while [ $done_kills -lt $kills ]; do
     run & pid=$!
-    ms=$(( (RANDOM * 32768 + RANDOM) % (length + 1) ))
+    ms=$(( (RANDOM * 32768 + RANDOM) % (length + length / 4) ))
     sleep "$(printf '%d.%03d' $((ms / 1000)) $((ms % 1000)))"
     if kill -9 $pid 2>/dev/null; then done_kills=$((done_kills + 1)); fi
     status=0; wait $pid 2>/dev/null || status=$?
