@@ -164,6 +164,8 @@ extern const msa_format msa_formats[];
 const msa_format *msa_format_of(const msa_sniff *s);
 /* The format that the name promises, or NULL. */
 const msa_format *msa_format_promised(const char *name);
+/* n bytes of a known format as text of the innermost open member. */
+void msa_extract_as(msa_extract *x, const msa_format *f, const void *data, int64_t n, msa_result *r);
 
 void msa_extract_pdf(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
 void msa_extract_archive(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);

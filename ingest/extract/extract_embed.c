@@ -52,3 +52,16 @@ void msa_extract_embedded(msa_extract *x, const char *name, const void *data, in
     msa_extract_member(x, &in, ordinal);
     x->memory_held -= n;
 }
+
+void msa_extract_as(msa_extract *x, const msa_format *f, const void *data, int64_t n, msa_result *r)
+{
+    source s = {data, n, 0};
+    msa_input in = {.x = x, .name = "", .fill = fill, .user = &s, .fd = -1, .mem = data, .size = n};
+    int64_t held = x->memory_held;
+    f->extract(x, &in, f, r);
+    if (in.fault.code)
+        msa_result_set(r, MSA_EXTRACT_PARTIAL, in.fault.code, "%s", in.fault.message);
+    x->memory_held = held;
+    msa_buf_free(&in.head);
+    msa_buf_free(&in.held);
+}

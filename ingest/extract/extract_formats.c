@@ -153,38 +153,84 @@ static bool is_html(const msa_sniff *s)
 }
 static bool is_xml(const msa_sniff *s) { return s->text && begins(s, "<?xml"); }
 
-/* Header lines as mail has them, at least three and one that only mail has. */
-static bool is_mail(const msa_sniff *s)
+/* ---- mail ---- */
+
+/* Bytes of every second kind: enough of UTF-16 to know header lines by. */
+static int64_t narrow(const msa_sniff *s, char *to, int64_t cap)
 {
-    static const char *const typical[] = {"received:", "return-path:", "message-id:", "mime-version:", "delivered-to:"};
-    if (!s->text)
-        return false;
-    int64_t fields = 0, mail = 0, i = 0;
-    if (AT(s, 0, "From ")) { /* mbox */
-        while (i < s->n && s->head[i] != '\n')
-            i++;
+    int64_t n = 0;
+    for (int64_t i = 0; i < s->n && n < cap; i++)
+        if (s->head[i] && s->head[i] < 0x80)
+            to[n++] = (char)s->head[i];
+    return n;
+}
+
+static int64_t line_length(const char *p, int64_t n)
+{
+    const char *nl = n > 0 ? memchr(p, '\n', (size_t)n) : NULL;
+    return nl ? nl - p + 1 : n;
+}
+
+/* Bytes of the field's name; 0: no header line. */
+static int64_t field_name(const char *p, int64_t n)
+{
+    int64_t i = 0;
+    while (i < n && p[i] > ' ' && p[i] < 0x7f && p[i] != ':')
         i++;
+    return i < n && p[i] == ':' ? i : 0;
+}
+
+/* At least three header lines and one that only mail has; where the name says
+ * mail, one. */
+static bool has_header(const char *p, int64_t n, bool named)
+{
+    static const char *const typical[] = {"received:", "return-path:", "message-id:", "mime-version:",
+                                          "delivered-to:", "in-reply-to:", "x-mailer:"};
+    int64_t fields = 0, mail = 0, junk = 0;
+    while (n > 0 && isspace((unsigned char)*p)) {
+        p++;
+        n--;
     }
-    while (i < s->n && i < 4096) {
-        const char *line = (const char *)s->head + i;
-        int64_t n = 0, name = 0;
-        while (i + n < s->n && line[n] != '\n')
-            n++;
-        i += n + 1;
-        if (n == 0 || (n == 1 && line[0] == '\r'))
+    for (int64_t len; n > 0; p += len, n -= len) {
+        len = line_length(p, n);
+        if (p[0] == '\n' || (p[0] == '\r' && len <= 2))
             break;
-        if (line[0] == ' ' || line[0] == '\t')
+        if (p[0] == ' ' || p[0] == '\t')
             continue;
-        while (name < n && (isalnum((unsigned char)line[name]) || line[name] == '-'))
-            name++;
-        if (name == 0 || name == n || line[name] != ':')
-            return false;
+        if (field_name(p, len) == 0) {
+            if (++junk > (named ? 2 : 0))
+                break;
+            continue;
+        }
         fields++;
         for (size_t k = 0; k < sizeof typical / sizeof *typical; k++)
-            mail += n >= (int64_t)strlen(typical[k]) && !strncasecmp(line, typical[k], strlen(typical[k]));
+            mail += len >= (int64_t)strlen(typical[k]) && !strncasecmp(p, typical[k], strlen(typical[k]));
     }
-    return (fields >= 3 && mail >= 1) || (fields >= 1 && has_suffix(s->name, ".eml .mbox"));
+    return junk <= (named ? 2 : 0) && ((fields >= 3 && mail >= 1) || (fields >= 1 && named));
 }
+
+static bool is_mail(const msa_sniff *s)
+{
+    char wide[4096];
+    bool named = has_suffix(s->name, ".eml"), marked = AT(s, 0, "\xff\xfe") || AT(s, 0, "\xfe\xff");
+    int64_t bom = AT(s, 0, "\xef\xbb\xbf") ? 3 : 0;
+    const char *p = (const char *)s->head + bom;
+    int64_t n = s->n - bom, from = n > 5 && !memcmp(p, "From ", 5) ? line_length(p, n) : 0;
+    if (marked || (named && s->n > 1 && (!s->head[0] || !s->head[1])))
+        return has_header(wide, narrow(s, wide, sizeof wide), named);
+    return has_header(p + from, n - from, named);
+}
+
+static bool is_mbox(const msa_sniff *s)
+{
+    if (!AT(s, 0, "From ") || has_suffix(s->name, ".eml"))
+        return false;
+    const char *p = (const char *)s->head;
+    int64_t first = line_length(p, s->n);
+    return has_suffix(s->name, ".mbox .mbx") || has_header(p + first, s->n - first, false);
+}
+
+static bool is_tnef(const msa_sniff *s) { return AT(s, 0, "\x78\x9f\x3e\x22"); }
 
 /* The job says so; or the name does and the first line is a record with text. */
 static bool is_jsonl(const msa_sniff *s)
@@ -253,7 +299,9 @@ const msa_format msa_formats[] = {
     {"warc", ".warc", is_warc, .extract = NULL},
     {"rtf", ".rtf", is_rtf, .extract = NULL},
     {"postscript", ".ps .eps", is_postscript, .extract = NULL},
-    {"mail", ".eml .mbox", is_mail, .extract = NULL},
+    {"tnef", NULL, is_tnef, .extract = NULL},
+    {"mbox", ".mbox .mbx", is_mbox, .extract = msa_extract_mbox, .container = true},
+    {"mail", ".eml", is_mail, .extract = msa_extract_mail, .library = "gmime"},
     {"jsonl", ".jsonl .ndjson", is_jsonl, .extract = msa_extract_jsonl, .library = "jansson", .text = true},
     {"html", ".html .htm .xhtml", is_html, .extract = NULL, .text = true},
     {"xml", ".xml", is_xml, .extract = NULL, .text = true},
