@@ -343,6 +343,16 @@ msa_rc msa_frame_get_event(const msa_frame *f, msa_event *ev, msa_err *err)
     return MSA_OK;
 }
 
+msa_rc msa_frame_get_hello(const msa_frame *f, char level[MSA_ISOLATION_MAX], msa_err *err)
+{
+    if (f->type != MSA_FRAME_HELLO || f->n >= MSA_ISOLATION_MAX || memchr(f->payload, 0, (size_t)f->n) ||
+        !is_word(f->payload, f->n))
+        return msa_err_set(err, MSA_FAILED, MSA_E_DATA, "malformed hello");
+    memcpy(level, f->payload, (size_t)f->n);
+    level[f->n] = 0;
+    return MSA_OK;
+}
+
 /* ---- jobs ------------------------------------------------------------------- */
 
 #define N_LIMITS 10

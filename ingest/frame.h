@@ -37,7 +37,7 @@
 
 typedef enum msa_frame_type {
     MSA_FRAME_JOB = 1,   /* to the worker: msa_job */
-    MSA_FRAME_HELLO,     /* from the worker, once: ready for a job */
+    MSA_FRAME_HELLO,     /* from the worker, once: ready for a job, and how far it is locked in */
     MSA_FRAME_BEAT,      /* still at work; nothing to say */
     MSA_FRAME_DONE,      /* the job's events are complete */
     MSA_FRAME_EVENT = 16 /* 16 + msa_event_kind, MEMBER_BEGIN .. MEMBER_END */
@@ -71,6 +71,9 @@ bool msa_frame_put_event(msa_buf *out, uint32_t seq, const msa_event *ev);
  * 0, -1 (byte) or NULL. Checks structure, bounds, UTF-8 (text without U+0000,
  * all else without control characters) and code words, not the order of events. */
 msa_rc msa_frame_get_event(const msa_frame *f, msa_event *ev, msa_err *err);
+
+/* The payload of a HELLO: one word of letters, digits and "._+-". */
+msa_rc msa_frame_get_hello(const msa_frame *f, char level[MSA_ISOLATION_MAX], msa_err *err);
 
 /* What a worker is told about one input file. */
 typedef struct msa_job {

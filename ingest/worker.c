@@ -35,6 +35,7 @@
 #define START_SECONDS 60      /* from exec to HELLO, on a machine that is busy */
 #define STARTS_MAX 3          /* workers in a row that die before they say HELLO */
 #define WALL_PER_CPU 10       /* listening time of one file, in cpu_seconds */
+#define CPU_SPARE 5           /* seconds that the kernel waits longer than we do */
 #define TICK_MS 200
 #define ERRORS_KEPT 4096
 
@@ -51,6 +52,7 @@ typedef struct job {
     int64_t given;
     msa_event_order order;
     int attempts, skips;
+    int64_t patience;    /* times the usual limits of time: 2 for another attempt */
     msa_buf skip;        /* members that killed workers */
     bool restart;        /* the caller must forget before it sees more */
     char code[64];       /* why the worker was lost */
@@ -74,6 +76,9 @@ struct msa_workers {
     char *path;
     int64_t n;
     msa_ingest_limits limits;
+    bool isolation_required;
+    char isolation[MSA_ISOLATION_MAX]; /* the least of all workers so far */
+    msa_child zygote;
     worker *workers;
     struct pollfd *polls;
     job *head, *tail, *spent; /* spent: ended, freed at the next call */
@@ -120,6 +125,8 @@ msa_rc msa_workers_new(const msa_workers_opts *opts, msa_workers **out, msa_err 
         return msa_err_nomem(err, "workers");
     w->n = opts->n_workers;
     w->limits = opts->limits;
+    w->isolation_required = opts->isolation_required;
+    w->zygote = (msa_child){-1, -1, -1};
     w->path = msa_strdup(opts->extract_path);
     w->workers = msa_calloc(w->n, sizeof *w->workers);
     w->polls = msa_calloc(2 * w->n, sizeof *w->polls);
@@ -127,10 +134,8 @@ msa_rc msa_workers_new(const msa_workers_opts *opts, msa_workers **out, msa_err 
         msa_workers_free(w);
         return msa_err_nomem(err, "workers");
     }
-    for (int64_t i = 0; i < w->n; i++) {
-        w->workers[i].child.pid = -1;
-        w->workers[i].child.sock = w->workers[i].child.errors = -1;
-    }
+    for (int64_t i = 0; i < w->n; i++)
+        w->workers[i].child = (msa_child){-1, -1, -1};
     *out = w;
     return MSA_OK;
 }
@@ -150,6 +155,7 @@ void msa_workers_free(msa_workers *w)
         return;
     for (int64_t i = 0; w->workers && i < w->n; i++)
         worker_stop(&w->workers[i], NULL);
+    msa_child_stop(&w->zygote, NULL);
     for (job *j = w->head, *next; j; j = next) {
         next = j->next;
         job_free(j);
@@ -218,40 +224,56 @@ static void job_again(msa_workers *w, job *j, bool may_repeat)
     msa_buf_free(&path);
     if (j->state == JOB_WAITING) {
         j->restart = true;
+        j->patience = 2;
         job_drop_events(w, j);
         msa_event_order_init(&j->order, &w->limits);
     }
 }
 
-/* "; it said: ..." with the head of what the worker wrote to stderr, or "". */
-static void errors_head(const worker *k, char *out, size_t cap)
+/* "; it said: ..." with the head of what came over stderr, or "". */
+static void errors_head(const char *errors, int64_t n, char *out, size_t cap)
 {
     out[0] = 0;
-    if (k->n_errors == 0)
+    if (n == 0)
         return;
-    char *shown = msa_display_name(k->errors, k->n_errors < 400 ? k->n_errors : 400);
+    char *shown = msa_display_name(errors, n < 400 ? n : 400);
     snprintf(out, cap, "; it said: %s", shown ? shown : "?");
     free(shown);
 }
 
-static void hear_errors(worker *k)
+static void hear_errors(msa_child *c, char *kept, int64_t *n_kept)
 {
     char scratch[4096];
     for (int i = 0; i < 64; i++) { /* a flood waits in the pipe for the next round */
-        ssize_t n = read(k->child.errors, scratch, sizeof scratch);
+        ssize_t n = read(c->errors, scratch, sizeof scratch);
         if (n <= 0) {
             if (n < 0 && errno == EINTR)
                 continue;
             if (n == 0) { /* closed by the worker: a poll on it would never sleep again */
-                close(k->child.errors);
-                k->child.errors = -1;
+                close(c->errors);
+                c->errors = -1;
             }
             return;
         }
-        int64_t keep = n < ERRORS_KEPT - k->n_errors ? n : ERRORS_KEPT - k->n_errors;
-        memcpy(k->errors + k->n_errors, scratch, (size_t)keep);
-        k->n_errors += keep;
+        int64_t keep = n < ERRORS_KEPT - *n_kept ? n : ERRORS_KEPT - *n_kept;
+        memcpy(kept + *n_kept, scratch, (size_t)keep);
+        *n_kept += keep;
     }
+}
+
+static void how_ended(int status, char *out, size_t cap)
+{
+    if (WIFSIGNALED(status))
+        snprintf(out, cap, "the parser ended by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+    else
+        snprintf(out, cap, "the parser ended with status %d", WEXITSTATUS(status));
+}
+
+static msa_rc does_not_work(msa_workers *w, const char *how, const char *said)
+{
+    msa_err_set(&w->fatal, MSA_FATAL, MSA_E_CONFIG, "%s does not work: %s%s", w->path, how, said);
+    kill_pool(w, MSA_FATAL);
+    return MSA_FATAL;
 }
 
 static bool said_no_memory(const worker *k)
@@ -270,29 +292,28 @@ static void worker_lost(msa_workers *w, worker *k, const char *code, const char 
     char said[1400], how[256];
     job *j = k->job;
     bool ready = k->ready;
-    hear_errors(k);
+    hear_errors(&k->child, k->errors, &k->n_errors);
     worker_stop(k, &status);
     k->job = NULL;
-    errors_head(k, said, sizeof said);
+    errors_head(k->errors, k->n_errors, said, sizeof said);
     if (why)
         snprintf(how, sizeof how, "%s", why);
-    else if (WIFSIGNALED(status))
-        snprintf(how, sizeof how, "the parser ended by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
     else
-        snprintf(how, sizeof how, "the parser ended with status %d", WEXITSTATUS(status));
+        how_ended(status, how, sizeof how);
     if (!ready) { /* it never took the job */
         if (j)
             j->state = JOB_WAITING;
-        if (++w->starts_failed >= STARTS_MAX) {
-            msa_err_set(&w->fatal, MSA_FATAL, MSA_E_CONFIG, "%s does not work: %s%s", w->path, how, said);
-            kill_pool(w, MSA_FATAL);
-        }
+        if (++w->starts_failed >= STARTS_MAX)
+            does_not_work(w, how, said);
         return;
     }
     if (!j)
         return;
     if (!code)
-        code = said_no_memory(k) ? "limit_memory" : WIFSIGNALED(status) ? "crash_signal" : "crash_exit";
+        code = said_no_memory(k)                                           ? "limit_memory"
+               : WIFSIGNALED(status) && WTERMSIG(status) == SIGXCPU         ? "limit_cpu"
+               : WIFSIGNALED(status)                                       ? "crash_signal"
+                                                                           : "crash_exit";
     snprintf(j->code, sizeof j->code, "%s", code);
     msa_buf_free(&j->message);
     msa_buf_printf(&j->message, "%s%s", how, said);
@@ -313,8 +334,41 @@ static bool worker_give(msa_workers *w, worker *k, job *j)
     k->seq_out++;
     k->n_errors = 0;
     k->cpu_start = msa_child_cpu(&k->child);
+    msa_child_cpu_limit(&k->child, (int64_t)k->cpu_start + j->patience * w->limits.cpu_seconds + CPU_SPARE);
     k->heard_ms = k->wall_ms = 0;
     return true;
+}
+
+/* Starts a worker, and before the first one, or when it is gone, the zygote. */
+static bool worker_start(msa_workers *w, worker *k)
+{
+    for (int i = 0; i < STARTS_MAX; i++) {
+        msa_rc rc = MSA_OK;
+        if (w->zygote.pid < 0)
+            rc = msa_zygote_start(&w->zygote, w->path, w->limits.memory_bytes, &w->fatal);
+        if (rc == MSA_OK)
+            rc = msa_child_start(&k->child, &w->zygote, &w->fatal);
+        if (rc == MSA_OK) {
+            k->n_errors = k->heard_ms = 0;
+            return true;
+        }
+        char errors[ERRORS_KEPT], said[1400], how[256];
+        int64_t n = 0;
+        int status;
+        hear_errors(&w->zygote, errors, &n);
+        msa_child_stop(&w->zygote, &status);
+        if (rc == MSA_FATAL) {
+            msa_err_prefix(&w->fatal, MSA_FATAL, "%s does not work", w->path);
+            kill_pool(w, MSA_FATAL);
+            return false;
+        }
+        if (i + 1 == STARTS_MAX) {
+            errors_head(errors, n, said, sizeof said);
+            how_ended(status, how, sizeof how);
+            does_not_work(w, how, said);
+        }
+    }
+    return false;
 }
 
 /* Every waiting job gets a worker, as long as there are workers without one. */
@@ -331,14 +385,8 @@ static void assign(msa_workers *w)
             return;
         if (k->child.pid > 0 && (k->files >= FILES_A_WORKER || msa_child_rss(&k->child) > RSS_A_WORKER))
             worker_stop(k, NULL);
-        if (k->child.pid < 0) {
-            k->n_errors = 0;
-            k->heard_ms = 0;
-            if (msa_child_start(&k->child, w->path, w->limits.memory_bytes, &w->fatal) < 0) {
-                kill_pool(w, MSA_FATAL);
-                return;
-            }
-        }
+        if (k->child.pid < 0 && !worker_start(w, k))
+            return;
         k->job = j;
         j->state = JOB_RUNNING;
         if (k->ready && !worker_give(w, k, j)) { /* it died while idle: not the file's fault */
@@ -366,6 +414,7 @@ msa_rc msa_workers_submit(msa_workers *w, int fd, const char *name, msa_source_f
     }
     j->fd = fd;
     j->format = format;
+    j->patience = 1;
     j->file = w->files++;
     msa_event_order_init(&j->order, &w->limits);
     if (w->tail)
@@ -379,6 +428,21 @@ msa_rc msa_workers_submit(msa_workers *w, int fd, const char *name, msa_source_f
 }
 
 /* ---- listening -------------------------------------------------------------- */
+
+/* A worker says how far it is locked in; it has seen no file yet. */
+static msa_rc note_isolation(msa_workers *w, const msa_frame *f, msa_err *err)
+{
+    char level[MSA_ISOLATION_MAX];
+    msa_rc rc = msa_frame_get_hello(f, level, err);
+    if (rc == MSA_OK && (!w->isolation[0] || strlen(level) < strlen(w->isolation)))
+        memcpy(w->isolation, level, sizeof level);
+    if (rc == MSA_OK && w->isolation_required && !strstr(level, "seccomp")) {
+        msa_err_set(&w->fatal, MSA_FATAL, MSA_E_UNAVAILABLE, "the job requires isolation by a system call filter "
+                    "(seccomp), and this machine gives workers no more than: %s", level);
+        kill_pool(w, MSA_FATAL);
+    }
+    return rc;
+}
 
 /* Takes the whole frames at the front of k->in; false when the worker broke the
  * protocol (and is gone). */
@@ -395,9 +459,10 @@ static bool take_frames(msa_workers *w, worker *k)
         job *j = k->ready ? k->job : NULL;
         msa_event ev;
         if (rc == MSA_OK && f.type == MSA_FRAME_HELLO && !k->ready) {
-            k->ready = true;
-            w->starts_failed = 0;
-            if (k->job && !worker_give(w, k, k->job)) {
+            rc = note_isolation(w, &f, &err);
+            k->ready = rc == MSA_OK;
+            w->starts_failed = k->ready ? 0 : w->starts_failed;
+            if (k->ready && k->job && !worker_give(w, k, k->job)) {
                 worker_lost(w, k, "protocol", "the worker took no job");
                 return false;
             }
@@ -480,7 +545,7 @@ static void pump(msa_workers *w, int timeout_ms)
         if (k->child.pid < 0)
             continue;
         if (n > 0 && p[1].revents)
-            hear_errors(k);
+            hear_errors(&k->child, k->errors, &k->n_errors);
         if (p[0].fd >= 0) {
             k->heard_ms += now - before;
             k->wall_ms += now - before;
@@ -490,18 +555,17 @@ static void pump(msa_workers *w, int timeout_ms)
         if (k->child.pid < 0 || !k->job)
             continue;
         char why[128];
-        int64_t silence = k->ready ? w->limits.stall_seconds : START_SECONDS;
+        int64_t silence = k->ready ? k->job->patience * w->limits.stall_seconds : START_SECONDS;
+        int64_t cpu = k->job->patience * w->limits.cpu_seconds;
         if (k->heard_ms > silence * 1000) {
             snprintf(why, sizeof why, "the parser was silent for %lld s", (long long)silence);
             worker_lost(w, k, "stall", why);
-        } else if (k->ready && k->wall_ms / 1000 > w->limits.cpu_seconds * WALL_PER_CPU) {
-            snprintf(why, sizeof why, "the parser took more than %lld s",
-                     (long long)w->limits.cpu_seconds * WALL_PER_CPU);
+        } else if (k->ready && k->wall_ms / 1000 > cpu * WALL_PER_CPU) {
+            snprintf(why, sizeof why, "the parser took more than %lld s", (long long)cpu * WALL_PER_CPU);
             worker_lost(w, k, "limit_wall", why);
         } else if (k->ready && look_at_cpu && k->cpu_start >= 0 &&
-                   msa_child_cpu(&k->child) - k->cpu_start > (double)w->limits.cpu_seconds) {
-            snprintf(why, sizeof why, "the parser used more than %lld s of processor time",
-                     (long long)w->limits.cpu_seconds);
+                   msa_child_cpu(&k->child) - k->cpu_start > (double)cpu) {
+            snprintf(why, sizeof why, "the parser used more than %lld s of processor time", (long long)cpu);
             worker_lost(w, k, "limit_cpu", why);
         }
     }
@@ -571,4 +635,29 @@ msa_rc msa_workers_next(msa_workers *w, msa_event *ev, msa_err *err)
         pump(w, TICK_MS);
     }
     return dead(w, err);
+}
+
+/* ---- isolation -------------------------------------------------------------- */
+
+const char *msa_workers_isolation(const msa_workers *w)
+{
+    return w->isolation;
+}
+
+msa_rc msa_workers_probe(const char *extract_path, char level[MSA_ISOLATION_MAX], msa_err *err)
+{
+    msa_workers_opts o = {.extract_path = extract_path, .n_workers = 1};
+    msa_workers *w = NULL;
+    msa_ingest_limits_default(&o.limits);
+    msa_rc rc = msa_workers_new(&o, &w, err);
+    if (rc == MSA_OK && !worker_start(w, &w->workers[0]))
+        rc = dead(w, err);
+    while (rc == MSA_OK && w->fatal_rc == MSA_OK && !w->isolation[0] && w->workers[0].child.pid > 0)
+        pump(w, TICK_MS);
+    if (rc == MSA_OK && !w->isolation[0])
+        rc = msa_err_set(err, MSA_FATAL, MSA_E_CONFIG, "%s does not work: its worker ended at once", extract_path);
+    if (rc == MSA_OK)
+        memcpy(level, w->isolation, MSA_ISOLATION_MAX);
+    msa_workers_free(w);
+    return rc;
 }

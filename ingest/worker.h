@@ -33,6 +33,7 @@ typedef struct msa_workers_opts {
     const char *extract_path;
     int64_t n_workers;
     msa_ingest_limits limits;
+    bool isolation_required;   /* refuse workers that are not behind a system call filter */
 } msa_workers_opts;
 
 typedef enum msa_event_kind {
@@ -88,5 +89,12 @@ msa_rc msa_workers_submit(msa_workers *w, int fd, const char *name, msa_source_f
 /* The next event in order; strings live until the next call. MSA_END: nothing
  * submitted is left. MSA_FATAL: workers cannot be started at all. */
 msa_rc msa_workers_next(msa_workers *w, msa_event *ev, msa_err *err);
+
+/* How far workers are locked in, as they found by trying: "rlimit+seccomp+landlock7",
+ * less where the kernel has less, "" before the first worker. */
+#define MSA_ISOLATION_MAX 64
+const char *msa_workers_isolation(const msa_workers *w);
+/* The same by starting one worker and nothing else. */
+msa_rc msa_workers_probe(const char *extract_path, char level[MSA_ISOLATION_MAX], msa_err *err);
 
 #endif

@@ -1,4 +1,4 @@
-#define _GNU_SOURCE /* pipe2, close_range */
+#define _GNU_SOURCE /* prlimit */
 #include "ingest/worker_internal.h"
 
 #include <errno.h>
@@ -57,58 +57,21 @@ static void become(const char *path, int64_t memory_bytes, int sock, int errors,
     _exit(127);
 }
 
-/* A descriptor above 2, so that redirections in the child cannot meet it. */
-static int lift(int fd)
+pid_t msa_child_exec(const char *path, int64_t memory_bytes, int sock, int errors)
 {
-    if (fd > 2 || fd < 0)
-        return fd;
-    int up = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    close(fd);
-    return up;
+    pid_t parent = getpid(), pid = fork();
+    if (pid == 0)
+        become(path, memory_bytes, sock, errors, parent);
+    return pid;
 }
 
-static bool set_nonblocking(int fd)
+/* The kernel ends a worker itself if nobody looks at the clock; a soft limit, so
+ * that it can be moved for the next file. */
+void msa_child_cpu_limit(const msa_child *c, int64_t seconds)
 {
-    int flags = fcntl(fd, F_GETFL);
-    return flags >= 0 && fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0;
-}
-
-msa_rc msa_child_start(msa_child *c, const char *path, int64_t memory_bytes, msa_err *err)
-{
-    int sock[2] = {-1, -1}, errors[2] = {-1, -1};
-    msa_rc rc = MSA_OK;
-    c->pid = -1;
-    c->sock = c->errors = -1;
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sock) != 0 || pipe2(errors, O_CLOEXEC) != 0)
-        goto fail;
-    for (int i = 0; i < 2; i++) {
-        sock[i] = lift(sock[i]);
-        errors[i] = lift(errors[i]);
-        if (sock[i] < 0 || errors[i] < 0)
-            goto fail;
-    }
-    if (!set_nonblocking(sock[0]) || !set_nonblocking(errors[0]))
-        goto fail;
-    pid_t parent = getpid();
-    c->pid = fork();
-    if (c->pid < 0)
-        goto fail;
-    if (c->pid == 0)
-        become(path, memory_bytes, sock[1], errors[1], parent);
-    c->sock = sock[0];
-    c->errors = errors[0];
-    sock[0] = errors[0] = -1;
-    goto done;
-fail:
-    rc = msa_err_sys(err, MSA_FATAL, MSA_E_INTERNAL, errno, "worker %s cannot be started", path);
-done:
-    for (int i = 0; i < 2; i++) {
-        if (sock[i] >= 0)
-            close(sock[i]);
-        if (errors[i] >= 0)
-            close(errors[i]);
-    }
-    return rc;
+    struct rlimit l = {(rlim_t)seconds, RLIM_INFINITY};
+    if (seconds > 0)
+        prlimit(c->pid, RLIMIT_CPU, &l, NULL);
 }
 
 void msa_child_stop(msa_child *c, int *status)

@@ -37,15 +37,26 @@ msa_rc msa_event_order_take(msa_event_order *o, const msa_event *ev, msa_err *er
 void msa_event_order_path(const msa_event_order *o, msa_buf *out);
 
 /* ---- processes --------------------------------------------------------------
- * Starts path with one end of a local socket as descriptor 0 and a pipe as
- * descriptor 2, no other descriptor, an empty environment but LC_ALL, memory_bytes
- * of address space, no core files, no file writes, no new privileges; it dies
- * with the calling thread. */
+ * msa-extract is started once (the zygote), makes its libraries ready and then
+ * forks workers on demand, which are our children like itself. It begins with one
+ * end of a local socket as descriptor 0 and a pipe as descriptor 2, no other
+ * descriptor, an empty environment but LC_ALL, memory_bytes of address space, no
+ * core files, no file writes, no new privileges; all of this holds for its workers
+ * too, whose descriptors 0 and 2 are their own. All die with the calling thread. */
 typedef struct msa_child {
-    pid_t pid;
+    pid_t pid;        /* -1: none */
     int sock, errors; /* non-blocking, close-on-exec */
 } msa_child;
-msa_rc msa_child_start(msa_child *c, const char *path, int64_t memory_bytes, msa_err *err);
+msa_rc msa_zygote_start(msa_child *z, const char *path, int64_t memory_bytes, msa_err *err);
+/* A new worker. MSA_FAILED, err unset: the zygote is gone or silent. */
+msa_rc msa_child_start(msa_child *c, const msa_child *z, msa_err *err);
+/* The program's side: forks a worker for each request, which runs worker() and
+ * returns its result; returns 0 in the zygote when the supervisor is gone. */
+int msa_zygote_serve(int (*worker)(void));
+/* Forks and executes, with sock and errors as descriptors 0 and 2; -1: errno. */
+pid_t msa_child_exec(const char *path, int64_t memory_bytes, int sock, int errors);
+/* SIGXCPU for the worker once it has used that many seconds in its life. */
+void msa_child_cpu_limit(const msa_child *c, int64_t seconds);
 /* Kills and reaps; *status as from waitpid. Closes the descriptors. */
 void msa_child_stop(msa_child *c, int *status);
 /* Processor time used so far in seconds, and resident bytes; -1 when unknown. */

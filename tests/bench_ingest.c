@@ -40,7 +40,7 @@ typedef struct totals {
 /* The file, n times, through one worker. */
 static totals through_worker(const char *program, const char *name, int fd, int64_t n)
 {
-    msa_workers_opts opts = {program, 1, msa_test_limits()};
+    msa_workers_opts opts = {program, 1, msa_test_limits(), false};
     msa_workers *w;
     msa_event ev;
     msa_err err;

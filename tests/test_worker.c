@@ -20,7 +20,7 @@
 
 #include <cmocka.h>
 
-#include "ingest/frame.h"
+#include "ingest/worker_internal.h"
 #include "tests/support_extract.h"
 
 /* ---- the fake worker -------------------------------------------------------- */
@@ -108,8 +108,10 @@ static void crash(void)
     abort();
 }
 
+static const char *self; /* the name that it was started by */
+
 /* One file; what happens is in its name. */
-static void fake_file(const msa_job *job, const char *self)
+static void fake_file(const msa_job *job)
 {
     const char *name = job->name;
     char once[4096];
@@ -185,23 +187,18 @@ static void fake_file(const msa_job *job, const char *self)
     say_frame(MSA_FRAME_DONE);
 }
 
-static int fake_main(const char *self)
+static int fake_worker(void)
 {
     msa_buf in = {0};
     uint32_t seq = 0;
-    if (strstr(self, "fake_exit")) {
-        fprintf(stderr, "no such library\n");
-        return 3;
-    }
-    if (strstr(self, "fake_stranger"))
-        raw("hello, who are you?", 19);
-    say_frame(MSA_FRAME_HELLO);
+    msa_frame_put(&said, MSA_FRAME_HELLO, said_seq++, "rlimit", strstr(self, "fake_mute") ? 0 : 6);
+    speak();
     for (;;) {
         msa_frame f;
         msa_job job;
         msa_rc rc = msa_frame_parse(in.data, in.len, seq, &f, NULL);
         if (rc == MSA_OK && msa_frame_get_job(&f, &job, NULL) == MSA_OK) {
-            fake_file(&job, self);
+            fake_file(&job);
             in.len = 0;
             seq++;
             continue;
@@ -212,6 +209,17 @@ static int fake_main(const char *self)
             return 0;
         in.len += n;
     }
+}
+
+static int fake_main(void)
+{
+    if (strstr(self, "fake_exit")) {
+        fprintf(stderr, "no such library\n");
+        return 3;
+    }
+    if (strstr(self, "fake_stranger"))
+        raw("hello, who are you?", 19);
+    return msa_zygote_serve(fake_worker);
 }
 
 /* ---- the supervisor under test ---------------------------------------------- */
@@ -239,7 +247,7 @@ static int file_of(const void *data, int64_t n)
 /* All events of the named files, as lines; contents are the names. */
 static char *run(const char *program, int64_t n_workers, const msa_ingest_limits *limits, const char *const *names)
 {
-    msa_workers_opts opts = {program, n_workers, limits ? *limits : msa_test_limits()};
+    msa_workers_opts opts = {program, n_workers, limits ? *limits : msa_test_limits(), false};
     msa_workers *w;
     msa_err err;
     msa_event ev;
@@ -324,7 +332,7 @@ static void clocks(void **state)
     l.stall_seconds = 1;
     const char *const names[] = {"hang", "fine", NULL};
     char *got = run(fake, 2, &l, names);
-    assert_non_null(strstr(got, "file 0 failed stall\nwhy the parser was silent for 1 s\n"));
+    assert_non_null(strstr(got, "file 0 failed stall\nwhy the parser was silent for 2 s\n"));
     assert_non_null(strstr(got, "file 1 ok"));
     free(got);
     l = msa_test_limits();
@@ -349,9 +357,12 @@ static void programs_that_do_not_start(void **state)
     expect_run(path, NULL, "x", "does not work: the parser ended with status 3; it said: no such library");
     free(path);
     path = fake_named("fake_stranger");
-    expect_run(path, NULL, "x", "does not work: not a frame: wrong magic");
+    expect_run(path, NULL, "x", "does not work: it does not answer as msa-extract does");
     free(path);
-    msa_workers_opts opts = {"/nonexistent/msa-extract", 1, msa_test_limits()};
+    path = fake_named("fake_mute");
+    expect_run(path, NULL, "x", "does not work: malformed hello");
+    free(path);
+    msa_workers_opts opts = {"/nonexistent/msa-extract", 1, msa_test_limits(), false};
     msa_workers *w;
     msa_err err;
     msa_err_init(&err);
@@ -417,7 +428,7 @@ static void the_real_program(void **state)
 static void closing_early(void **state)
 {
     (void)state;
-    msa_workers_opts opts = {fake, 2, msa_test_limits()};
+    msa_workers_opts opts = {fake, 2, msa_test_limits(), false};
     msa_workers *w;
     msa_err err;
     msa_event ev;
@@ -461,8 +472,9 @@ static int tear_down(void **state)
 int main(int argc, char **argv)
 {
     (void)argc;
-    if (strstr(argv[0], "/fake_"))
-        return fake_main(argv[0]);
+    self = argv[0];
+    if (strstr(self, "/fake_"))
+        return fake_main();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(deaths), cmocka_unit_test(broken_protocol), cmocka_unit_test(clocks),
         cmocka_unit_test(archives_lose_only_the_guilty), cmocka_unit_test(programs_that_do_not_start),

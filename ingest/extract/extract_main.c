@@ -1,6 +1,8 @@
 /* msa-extract: takes the text out of files, for a supervisor (ingest/worker.h)
- * that is connected to descriptor 0. Started by msa-batch, not by hand; what it
- * can read, it lists with --formats. */
+ * that is connected to descriptor 0. The process that is started reads no file: it
+ * makes the libraries ready and forks workers, each of which locks itself in before
+ * it takes its first job. Started by msa-batch, not by hand; what it can read, it
+ * lists with --formats. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <signal.h>
@@ -10,6 +12,8 @@
 #include <unistd.h>
 
 #include "ingest/extract/extract.h"
+#include "ingest/extract/extract_sandbox.h"
+#include "ingest/worker_internal.h"
 
 #define SOCKET 0
 
@@ -54,6 +58,19 @@ static bool from_socket(msa_buf *in, int *fd)
     return true;
 }
 
+static msa_sandbox sandbox;
+
+/* The first frame of a worker's life. */
+static bool hello(msa_extract *x)
+{
+    msa_buf out = {0};
+    const char *level = msa_sandbox_enter(&sandbox);
+    bool ok = msa_frame_put(&out, MSA_FRAME_HELLO, x->seq++, level, (int64_t)strlen(level)) &&
+              to_socket(NULL, out.data, out.len);
+    msa_buf_free(&out);
+    return ok;
+}
+
 static int serve(void)
 {
     msa_extract x;
@@ -63,7 +80,7 @@ static int serve(void)
     int fd = -1;
     msa_err_init(&err);
     msa_extract_init(&x, to_socket, NULL);
-    msa_rc rc = msa_extract_hello(&x, &err);
+    msa_rc rc = hello(&x) ? MSA_OK : msa_err_set(&err, MSA_FATAL, MSA_E_IO, "the supervisor does not listen");
     while (rc == MSA_OK) {
         msa_frame f;
         msa_job job;
@@ -107,5 +124,7 @@ int main(int argc, char **argv)
         return MSA_E_USAGE;
     }
     signal(SIGXFSZ, SIG_IGN); /* writing files is forbidden: an error, not a death */
-    return serve();
+    msa_extract_warm_up();
+    msa_sandbox_prepare(&sandbox);
+    return msa_zygote_serve(serve);
 }
