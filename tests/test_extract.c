@@ -161,7 +161,7 @@ static void types_by_content(void **state)
            "begin 0 0 data a\nend failed unsupported_type 14 df5feeed\n");
     EXPECT("we speak of %PDF-1.4 here", "a.txt",
            "begin 0 0 text a.txt\ntext \"we speak of %PDF-1.4 here\"\nend ok - 25 1abaaa60\n");
-    EXPECT("<!DOCTYPE html><p>x", "a.html", "begin 0 0 html a.html\nend failed unsupported_type 19 6c5fff41\n");
+    EXPECT("<!DOCTYPE html><p>x", "a.html", "begin 0 0 html a.html\ntext \"x\\n\"\nend ok - 19 6c5fff41\n");
 }
 
 /* ---- JSONL ------------------------------------------------------------------ */

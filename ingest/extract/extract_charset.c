@@ -52,7 +52,7 @@ const char *msa_charset_canonical(const char *label)
                  (type >= UCNV_LMBCS_1 && type <= UCNV_LMBCS_LAST);
     ucnv_close(c);
     status = U_ZERO_ERROR;
-    const char *name = plain ? ucnv_getStandardName(label, "MIME", &status) : NULL;
+    const char *name = plain ? ucnv_getStandardName(label, "IANA", &status) : NULL;
     if (plain && !name) {
         status = U_ZERO_ERROR;
         name = ucnv_getAlias(label, 0, &status);
@@ -98,8 +98,8 @@ static msa_charset charset_of(const char *name)
                                                : MSA_CHARSET_OTHER;
 }
 
-/* Whether bytes can be read so: hardly any part of them is bad. */
-static bool decodes(const char *name, const char *p, int64_t n)
+/* Whether bytes can be read so: at most one in `rare` that are not ASCII is bad. */
+static bool decodes(const char *name, const char *p, int64_t n, int64_t rare)
 {
     msa_charset_decoder d;
     msa_buf out = {0};
@@ -109,7 +109,7 @@ static bool decodes(const char *name, const char *p, int64_t n)
     for (int64_t i = 0; i < n; i++)
         high += (p[i] & 0x80) != 0;
     msa_charset_decode(&d, p, n, false, &out);
-    bool good = !out.oom && d.bad * 50 <= high;
+    bool good = !out.oom && d.bad <= high / rare;
     msa_charset_close(&d);
     msa_buf_free(&out);
     return good;
@@ -144,6 +144,19 @@ static const char *by_icu(const char *p, int64_t n, int *confidence)
     return name;
 }
 
+/* Latin text of IBM's mainframes, which no detector knows: its space is '@'. */
+static bool is_ebcdic(const unsigned char *p, int64_t n)
+{
+    int64_t letters = 0, spaces = 0, odd = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int low = p[i] & 15;
+        letters += p[i] >= 0x80 && p[i] < 0xea && low > 0 && low < 10;
+        spaces += p[i] == 0x40;
+        odd += p[i] < 0x40 && !strchr("\x05\x0d\x15\x25\x0b\x0c", p[i]);
+    }
+    return n >= 40 && spaces * 12 > n && letters * 3 > n && (letters + spaces) * 4 > n * 3 && odd * 100 < n;
+}
+
 /* Detectors see the neighbourhood of the first byte that is not ASCII. */
 static void detect(const char *p, int64_t n, msa_charset_choice *c)
 {
@@ -156,16 +169,23 @@ static void detect(const char *p, int64_t n, msa_charset_choice *c)
         n -= first - 1024;
     }
     n = n < SAMPLE ? n : SAMPLE;
-    const char *a = by_uchardet(p, n), *b = by_icu(p, n, &confidence);
     c->detected = true;
+    if (is_ebcdic((const unsigned char *)p, n)) {
+        c->charset = MSA_CHARSET_OTHER;
+        c->name = "ibm-500";
+        c->confidence = LOW_CONFIDENCE;
+        return;
+    }
+    const char *a = by_uchardet(p, n), *b = by_icu(p, n, &confidence);
     c->confidence = confidence;
     if (a && b && !strcasecmp(a, b) && strcasecmp(a, "UTF-8"))
         c->name = a;
     else if (n >= SHORT_BYTES && confidence >= LOW_CONFIDENCE && (a || b))
         c->name = a && strcasecmp(a, "UTF-8") ? a : b;
-    if (!c->name || !strcasecmp(c->name, "UTF-8") || !decodes(c->name, p, n)) {
-        c->name = "windows-1252";
+    if (!c->name || !strcasecmp(c->name, "UTF-8") || !decodes(c->name, p, n, 50)) {
         c->low = true;
+        /* five bytes are no characters of windows-1252: what has them is something else */
+        c->name = a && !decodes("windows-1252", p, n, INT64_MAX) && decodes(a, p, n, INT64_MAX) ? a : "windows-1252";
     }
     c->charset = charset_of(c->name);
 }
@@ -206,7 +226,7 @@ void msa_charset_find(const char *p, int64_t n, bool whole, const char *declared
         c->refused = true;
     if (seen != MSA_CHARSET_WINDOWS1252)
         return;
-    if (said && strcasecmp(said, "UTF-8") && decodes(said, p, n)) {
+    if (said && strcasecmp(said, "UTF-8") && decodes(said, p, n, 50)) {
         accept(c, charset_of(said), said);
         return;
     }
@@ -308,7 +328,7 @@ void msa_text_end(msa_text *t)
     const msa_charset_choice *c = &t->choice;
     if (c->low)
         msa_extract_warn(t->x, MSA_NOWHERE, "charset_guess",
-                         "charset_guess=low: not UTF-8, and nothing says what: read as windows-1252");
+                         "charset_guess=low: not UTF-8, and nothing says what: read as %s", c->name);
     else if (c->detected)
         msa_extract_warn(t->x, MSA_NOWHERE, "charset_detected", "read as %s by its looks, confidence %d", c->name,
                          c->confidence);

@@ -303,7 +303,7 @@ const msa_format msa_formats[] = {
     {"mbox", ".mbox .mbx", is_mbox, .extract = msa_extract_mbox, .container = true},
     {"mail", ".eml", is_mail, .extract = msa_extract_mail, .library = "gmime"},
     {"jsonl", ".jsonl .ndjson", is_jsonl, .extract = msa_extract_jsonl, .library = "jansson", .text = true},
-    {"html", ".html .htm .xhtml", is_html, .extract = NULL, .text = true},
+    {"html", ".html .htm .xhtml", is_html, .extract = msa_extract_html, .library = "libxml2", .text = true},
     {"xml", ".xml", is_xml, .extract = NULL, .text = true},
     {"markdown", ".md .markdown .mkd", is_markdown, .extract = msa_extract_plain, .text = true},
     {"text", ".txt .text .log .csv .tsv .json .yaml .yml .ini .conf .c .h .py .java .js .tex .rst .srt",
