@@ -85,7 +85,8 @@ typedef msa_rc msa_log_visit(void *user, uint32_t type, const void *payload, int
                              int64_t offset, msa_err *err);
 
 /* Opens, or with write creates, a log and visits its records (visit may be
- * NULL). magic has 8 bytes. A wrong magic or version is MSA_FAILED, MSA_E_DATA. */
+ * NULL). magic has 8 bytes. A wrong magic is MSA_FAILED, MSA_E_DATA; another
+ * version MSA_FAILED, MSA_E_REFUSED. */
 msa_rc msa_log_file_open(msa_log_file *l, const char *path, const char *magic, uint32_t version,
                          bool write, msa_log_visit *visit, void *user, msa_err *err);
 /* Appends one record (gathered from two parts; either may be empty) without

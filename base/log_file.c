@@ -48,10 +48,13 @@ static msa_rc replay(msa_log_file *l, const char *magic, uint32_t version, msa_l
     msa_rc rc = msa_file_map_open(&m, l->path, err);
     if (rc < 0)
         return rc;
-    if (m.n < MSA_LOG_FILE_HEADER || memcmp(m.data, magic, 8) != 0 ||
-        memcmp(m.data + 8, &version, 4) != 0) {
-        rc = msa_err_set(err, MSA_FAILED, MSA_E_DATA, "%s: not a %.8s log of version %u", l->path,
-                         magic, version);
+    uint32_t found = 0;
+    if (m.n < MSA_LOG_FILE_HEADER || memcmp(m.data, magic, 8) != 0)
+        rc = msa_err_set(err, MSA_FAILED, MSA_E_DATA, "%s: not a %.8s log", l->path, magic);
+    else if (memcpy(&found, m.data + 8, 4), found != version)
+        rc = msa_err_set(err, MSA_FAILED, MSA_E_REFUSED, "%s has version %u of its format, this program reads %u",
+                         l->path, found, version);
+    if (rc < 0) {
         msa_file_map_close(&m);
         return rc;
     }

@@ -28,6 +28,17 @@ msa_rc msa_corpus_map(msa_corpus_index *x, const char *path, msa_corpus **out, m
     return MSA_OK;
 }
 
+msa_rc msa_corpus_log_open(const char *store, const char *path, bool write, msa_log_file *log,
+                           msa_corpus_index *x, msa_err *err)
+{
+    msa_rc rc = msa_log_file_open(log, path, MSA_CORPUS_LOG_MAGIC, MSA_CORPUS_LOG_VERSION, write,
+                                  msa_corpus_index_visit, x, err);
+    if (rc < 0 && err && err->code == MSA_E_REFUSED && !err->sys_errno)
+        rc = msa_err_prefix(err, rc, "store %s was made by another version of this program; name a new store in "
+                            "the job, or remove this one, and it is made again from the sources", store);
+    return rc;
+}
+
 msa_rc msa_corpus_open(const char *store, msa_corpus **out, msa_err *err)
 {
     char *path = msa_file_join(store, MSA_CORPUS_LOG_NAME);
@@ -39,8 +50,7 @@ msa_rc msa_corpus_open(const char *store, msa_corpus **out, msa_err *err)
     if (!msa_file_exists(path))
         rc = msa_err_set(err, MSA_FAILED, MSA_E_NOINPUT, "%s: no corpus here yet", store);
     else
-        rc = msa_log_file_open(&log, path, MSA_CORPUS_LOG_MAGIC, MSA_CORPUS_LOG_VERSION, false,
-                               msa_corpus_index_visit, &x, err);
+        rc = msa_corpus_log_open(store, path, false, &log, &x, err);
     if (rc == MSA_OK) {
         msa_log_file_close(&log);
         rc = msa_corpus_map(&x, path, out, err);
@@ -152,7 +162,8 @@ bool msa_corpus_doc_get(const msa_corpus *c, int64_t id, msa_doc *out)
     const msa_corpus_group *g = &c->x.groups[b->group];
     const msa_corpus_log_doc *d;
     const msa_corpus_log_docs *h = batch_head(c, b, &d);
-    const int32_t *tokens = (const void *)(d + h->n_docs);
+    const msa_view_range *drops = (const void *)(d + h->n_docs);
+    const int32_t *tokens = (const void *)(drops + h->n_drops);
     const char *text = (const char *)(tokens + h->n_tokens);
     const char *strings = text + h->text_bytes;
     d += id - b->first_id;
@@ -161,9 +172,15 @@ bool msa_corpus_doc_get(const msa_corpus *c, int64_t id, msa_doc *out)
         .tokens = tokens + d->token, .n_tokens = d->n_tokens,
         .record = string_or_null(strings, d->record), .title = string_or_null(strings, d->title),
         .page = d->page, .page_label = string_or_null(strings, d->label),
-        .char_start = d->char_start, .char_end = d->char_end};
+        .char_start = d->char_start, .char_end = d->char_end, .view = d->view, .dropped = drops + d->drop,
+        .n_dropped = d->n_drops};
     out->sha256 = out->file_sha256 = msa_corpus_file(c, g, &out->path, NULL, NULL)->sha256;
     if (d->member)
         out->sha256 = msa_corpus_member(c, g, d->member - 1, &out->path, NULL)->sha256;
     return true;
+}
+
+msa_rc msa_doc_view(const msa_doc *d, msa_view *out, msa_err *err)
+{
+    return msa_view_make(d->view, d->text, d->text_bytes, d->dropped, d->n_dropped, out, err);
 }

@@ -69,8 +69,9 @@ static msa_rc add_docs(msa_corpus_index *x, const char *p, int64_t n, int64_t at
     if (n < (int64_t)sizeof h)
         return bad(err, "short DOCS record");
     memcpy(&h, p, sizeof h);
-    int64_t doc_bytes, token_bytes, total = sizeof h;
-    if (h.n_docs < 1 || h.n_tokens < 0 || h.text_bytes < 0 || h.string_bytes < 1 ||
+    int64_t doc_bytes, drop_bytes, token_bytes, total = sizeof h;
+    if (h.n_docs < 1 || h.n_drops < 0 || h.n_tokens < 0 || h.text_bytes < 0 || h.string_bytes < 1 ||
+        !msa_mul(h.n_drops, sizeof(msa_view_range), &drop_bytes) || !msa_add(total, drop_bytes, &total) ||
         !msa_mul(h.n_docs, sizeof(msa_corpus_log_doc), &doc_bytes) ||
         !msa_mul(h.n_tokens, sizeof(int32_t), &token_bytes) || !msa_add(total, doc_bytes, &total) ||
         !msa_add(total, token_bytes, &total) || !msa_add(total, h.text_bytes, &total) ||
@@ -87,7 +88,8 @@ static msa_rc add_docs(msa_corpus_index *x, const char *p, int64_t n, int64_t at
         if (!inside(d.text, d.text_bytes, h.text_bytes) || !inside(d.token, d.n_tokens, h.n_tokens) ||
             d.label >= (uint64_t)h.string_bytes || d.record >= (uint64_t)h.string_bytes ||
             d.title >= (uint64_t)h.string_bytes || d.char_start < 0 || d.char_end < d.char_start ||
-            d.byte_start < 0 || d.byte_end < d.byte_start || d.page < 0)
+            d.byte_start < 0 || d.byte_end < d.byte_start || d.page < 0 ||
+            !inside(d.drop, d.n_drops, h.n_drops) || d.view > MSA_VIEW_LINES)
             return bad(err, "a document points outside of its record");
         if (d.member > x->top_member)
             x->top_member = d.member;

@@ -56,6 +56,10 @@ struct msa_corpus {
     int64_t alive;
 };
 
+/* Opens the log of a store and reads it into x, which starts as {0}. Another
+ * version of the format is MSA_FAILED, MSA_E_REFUSED, with what to do. */
+msa_rc msa_corpus_log_open(const char *store, const char *path, bool write, msa_log_file *log,
+                           msa_corpus_index *x, msa_err *err);
 /* Maps a log whose index is built; takes the index over, also when it fails. */
 msa_rc msa_corpus_map(msa_corpus_index *x, const char *path, msa_corpus **out, msa_err *err);
 
@@ -75,7 +79,7 @@ typedef struct msa_corpus_writer {
     int64_t rest, rest_id;  /* where the log was last at rest, and the next id there */
     int64_t first_id;       /* of the staged batch */
     int64_t n_docs, n_tokens;
-    msa_buf docs, tokens, text, strings;  /* the staged batch */
+    msa_buf docs, drops, tokens, text, strings;  /* the staged batch */
     int64_t unsynced;       /* bytes at rest that no fsync has covered */
 } msa_corpus_writer;
 
@@ -88,6 +92,9 @@ typedef struct msa_corpus_new_doc {
     int64_t char_start, char_end, byte_start, byte_end, page;
     const char *label, *record, *title;
     uint32_t member;
+    msa_view_kind view;
+    const msa_view_range *dropped;  /* at most UINT16_MAX */
+    int64_t n_dropped;
 } msa_corpus_new_doc;
 
 /* Opens or makes the corpus of a store for writing and cuts off an unfinished

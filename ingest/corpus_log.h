@@ -1,6 +1,6 @@
 /* corpus.log: what a store knows of its files, to the byte.
  *
- * A record log of base/file.h (magic "MSACORPS", version 1, XXH3 over every
+ * A record log of base/file.h (magic "MSACORPS", version 2, XXH3 over every
  * record, little-endian, payloads 8-aligned in the file). Records:
  *
  *   META      first record, once. Binds the log to a tokenizer and templates.
@@ -33,7 +33,7 @@
 
 #define MSA_CORPUS_LOG_NAME "corpus.log"
 #define MSA_CORPUS_LOG_MAGIC "MSACORPS"
-#define MSA_CORPUS_LOG_VERSION 1
+#define MSA_CORPUS_LOG_VERSION 2
 
 enum {
     MSA_CORPUS_REC_META = 1,
@@ -47,15 +47,18 @@ enum {
 /* META: one JSON object {"passage_tokens", "tokenizer_sha256", "document_head",
  * "document_tail"}, compared byte for byte with what the writer would write. */
 
-/* DOCS: this header, then n_docs of msa_corpus_log_doc, then n_tokens of int32,
- * then text_bytes of UTF-8, then string_bytes of NUL-terminated strings. */
+/* DOCS: this header, then n_docs of msa_corpus_log_doc, then n_drops of
+ * msa_view_range, then n_tokens of int32, then text_bytes of UTF-8, then
+ * string_bytes of NUL-terminated strings. Tokens are those of a document's view,
+ * which is made again when it is wanted, from its text, kind and drops. */
 typedef struct msa_corpus_log_docs {
     int64_t first_id;      /*  0 id of the first document */
     int64_t n_docs;        /*  8 at least 1 */
     int64_t n_tokens;      /* 16 */
     int64_t text_bytes;    /* 24 */
     int64_t string_bytes;  /* 32 the first string is "", which stands for none */
-} msa_corpus_log_docs;     /* 40 */
+    int64_t n_drops;       /* 40 */
+} msa_corpus_log_docs;     /* 48 */
 
 typedef struct msa_corpus_log_doc {
     int64_t text;          /*  0 offset in the text part */
@@ -71,7 +74,10 @@ typedef struct msa_corpus_log_doc {
     uint32_t record;       /* 76 */
     uint32_t title;        /* 80 */
     uint32_t member;       /* 84 number of the member it stems from, 0: the file */
-} msa_corpus_log_doc;      /* 88 */
+    uint32_t drop;         /* 88 index of its first drop: bytes of its text */
+    uint16_t n_drops;      /* 92 */
+    uint16_t view;         /* 94 msa_view_kind */
+} msa_corpus_log_doc;      /* 96 */
 
 /* MEMBER: this header, then path and entry, each NUL-terminated. */
 typedef struct msa_corpus_log_member {
@@ -116,7 +122,7 @@ typedef struct msa_corpus_log_touch {
     int64_t mtime_ns;      /* 16 */
 } msa_corpus_log_touch;    /* 24 */
 
-_Static_assert(sizeof(msa_corpus_log_docs) == 40 && sizeof(msa_corpus_log_doc) == 88 &&
+_Static_assert(sizeof(msa_corpus_log_docs) == 48 && sizeof(msa_corpus_log_doc) == 96 &&
                    sizeof(msa_corpus_log_member) == 112 && sizeof(msa_corpus_log_file) == 168 &&
                    sizeof(msa_corpus_log_withdraw) == 8 && sizeof(msa_corpus_log_touch) == 24,
                "corpus.log records have no padding");

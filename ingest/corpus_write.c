@@ -49,8 +49,7 @@ msa_rc msa_corpus_writer_open(msa_corpus_writer *w, const char *store, const cha
     char *path = msa_file_join(store, MSA_CORPUS_LOG_NAME);
     msa_rc rc = path ? msa_file_mkdirs(store, err) : msa_err_nomem(err, store);
     if (rc == MSA_OK)
-        rc = msa_log_file_open(&w->log, path, MSA_CORPUS_LOG_MAGIC, MSA_CORPUS_LOG_VERSION, true,
-                               msa_corpus_index_visit, &x, err);
+        rc = msa_corpus_log_open(store, path, true, &w->log, &x, err);
     if (rc == MSA_OK)
         rc = start_log(w, &x, meta, err);
     if (rc == MSA_OK)
@@ -72,6 +71,7 @@ void msa_corpus_writer_close(msa_corpus_writer *w)
         msa_log_file_close(&w->log);
     msa_corpus_close(w->before);
     msa_buf_free(&w->docs);
+    msa_buf_free(&w->drops);
     msa_buf_free(&w->tokens);
     msa_buf_free(&w->text);
     msa_buf_free(&w->strings);
@@ -82,7 +82,7 @@ void msa_corpus_writer_close(msa_corpus_writer *w)
 
 static void clear_batch(msa_corpus_writer *w)
 {
-    w->docs.len = w->tokens.len = w->text.len = w->strings.len = 0;
+    w->docs.len = w->drops.len = w->tokens.len = w->text.len = w->strings.len = 0;
     w->n_docs = w->n_tokens = 0;
     w->first_id = w->next_id;
 }
@@ -92,10 +92,12 @@ static msa_rc flush_batch(msa_corpus_writer *w, msa_err *err)
     if (w->n_docs == 0)
         return MSA_OK;
     msa_corpus_log_docs h = {.first_id = w->first_id, .n_docs = w->n_docs, .n_tokens = w->n_tokens,
-                             .text_bytes = w->text.len, .string_bytes = w->strings.len};
+                             .text_bytes = w->text.len, .string_bytes = w->strings.len,
+                             .n_drops = w->drops.len / (int64_t)sizeof(msa_view_range)};
     msa_buf head = {0};
     msa_buf_put(&head, &h, sizeof h);
     msa_buf_put(&head, w->docs.data, w->docs.len);
+    msa_buf_put(&head, w->drops.data, w->drops.len);
     msa_buf_put(&head, w->tokens.data, w->tokens.len);
     msa_buf_put(&w->text, w->strings.data, w->strings.len);
     msa_rc rc = head.oom || w->text.oom
@@ -123,19 +125,22 @@ msa_rc msa_corpus_writer_doc(msa_corpus_writer *w, const msa_corpus_new_doc *d, 
     msa_corpus_log_doc r = {
         .text = w->text.len, .text_bytes = d->text_bytes, .token = w->n_tokens,
         .n_tokens = d->n_tokens, .char_start = d->char_start, .char_end = d->char_end,
-        .byte_start = d->byte_start, .byte_end = d->byte_end, .page = d->page, .member = d->member};
+        .byte_start = d->byte_start, .byte_end = d->byte_end, .page = d->page, .member = d->member,
+        .drop = (uint32_t)(w->drops.len / (int64_t)sizeof *d->dropped), .n_drops = (uint16_t)d->n_dropped,
+        .view = (uint16_t)d->view};
     r.label = put_string(w, d->label);
     r.record = put_string(w, d->record);
     r.title = put_string(w, d->title);
     msa_buf_put(&w->docs, &r, sizeof r);
+    msa_buf_put(&w->drops, d->dropped, d->n_dropped * (int64_t)sizeof *d->dropped);
     msa_buf_put(&w->tokens, d->tokens, d->n_tokens * (int64_t)sizeof *d->tokens);
     msa_buf_put(&w->text, d->text, d->text_bytes);
-    if (w->docs.oom || w->tokens.oom || w->text.oom || w->strings.oom)
+    if (w->docs.oom || w->drops.oom || w->tokens.oom || w->text.oom || w->strings.oom)
         return msa_err_nomem(err, "a batch of documents");
     w->n_docs++;
     w->n_tokens += d->n_tokens;
     w->next_id++;
-    if (w->docs.len + w->tokens.len + w->text.len + w->strings.len >= BATCH_BYTES)
+    if (w->docs.len + w->drops.len + w->tokens.len + w->text.len + w->strings.len >= BATCH_BYTES)
         return flush_batch(w, err);
     return MSA_OK;
 }

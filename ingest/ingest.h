@@ -24,6 +24,7 @@
 
 #include "base/err.h"
 #include "ingest/tokenizer.h"
+#include "ingest/view.h"
 
 /* ---- writing ---------------------------------------------------------------- */
 
@@ -109,7 +110,7 @@ typedef struct msa_doc {
     const char *text;        /* the passage, canonical UTF-8, not NUL-terminated; begins with title
                                 and a line feed when there is a title */
     int64_t text_bytes;
-    const int32_t *tokens;   /* wrapped: head, text, tail */
+    const int32_t *tokens;   /* of the view, wrapped: head, view, tail */
     int64_t n_tokens;
     const char *path;        /* display path: FILE or FILE!/MEMBER!/MEMBER */
     const char *sha256;      /* of the file or member that holds the text: 64 digits, or "" when a
@@ -121,9 +122,15 @@ typedef struct msa_doc {
     const char *page_label;  /* of that page, or NULL */
     int64_t char_start, char_end; /* code points in the stored text of the file (of the record, its
                                 title not counted) */
+    msa_view_kind view;      /* NONE: the text is its own view */
+    const msa_view_range *dropped; /* running heads and feet, in bytes of text */
+    int64_t n_dropped;
 } msa_doc;
 /* false: no such id was ever given. Pointers live as long as the corpus. */
 bool msa_corpus_doc_get(const msa_corpus *c, int64_t id, msa_doc *out);
+
+/* What the model reads of a document; out is {0} or one made before. */
+msa_rc msa_doc_view(const msa_doc *d, msa_view *out, msa_err *err);
 
 /* One line a manifest entry, for `ls`: calls back in manifest order with the
  * JSON text of each line. */

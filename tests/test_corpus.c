@@ -53,6 +53,12 @@ static void add_doc(msa_corpus_writer *w, const char *text, uint32_t member)
                             .char_start = 10, .char_end = 10 + (int64_t)strlen(text), .byte_start = 10,
                             .byte_end = 10 + (int64_t)strlen(text), .page = 4, .label = "iv",
                             .record = member ? "rec" : NULL, .title = NULL, .member = member};
+    const msa_view_range dropped[] = {{0, 3}, {3, d.text_bytes}};
+    if (d.text_bytes > 3) { /* a document with a view: its head and foot are dropped */
+        d.view = MSA_VIEW_LINES;
+        d.dropped = dropped;
+        d.n_dropped = 2;
+    }
     assert_int_equal(msa_corpus_writer_doc(w, &d, NULL), MSA_OK);
 }
 
@@ -96,6 +102,12 @@ static void check_doc(const msa_corpus *c, int64_t id, bool alive, const char *t
     assert_int_equal(d.n_tokens, 3);
     assert_int_equal(d.tokens[1], strlen(text));
     assert_int_equal(d.tokens[2], id);
+    assert_int_equal(d.view, d.text_bytes > 3 ? MSA_VIEW_LINES : MSA_VIEW_NONE);
+    assert_int_equal(d.n_dropped, d.text_bytes > 3 ? 2 : 0);
+    if (d.n_dropped) {
+        assert_int_equal(d.dropped[0].to, 3);
+        assert_int_equal(d.dropped[1].to, d.text_bytes);
+    }
     assert_int_equal(d.page, 4);
     assert_string_equal(d.page_label, "iv");
     assert_int_equal(strlen(d.sha256), 64);
@@ -216,6 +228,29 @@ static void another_tokenizer_or_template_is_refused(void **state)
     assert_non_null(strstr(err.msg, "passage_tokens"));
 }
 
+static void a_store_of_another_format_is_refused(void **state)
+{
+    (void)state;
+    const char *store = msa_test_path(dir, "old");
+    msa_corpus_writer w = open_writer(store);
+    msa_corpus_writer_close(&w);
+    int64_t n;
+    char *log = msa_test_slurp(msa_test_path(store, "corpus.log"), &n);
+    log[8] = 1;
+    msa_test_put(msa_test_path(store, "corpus.log"), 0, log, n);
+    free(log);
+    for (int write = 0; write < 2; write++) {
+        msa_corpus *c;
+        msa_err err;
+        msa_err_init(&err);
+        assert_int_equal(write ? msa_corpus_writer_open(&w, store, meta, &err) : msa_corpus_open(store, &c, &err),
+                         MSA_FAILED);
+        assert_int_equal(err.code, MSA_E_REFUSED);
+        assert_non_null(strstr(err.msg, "made by another version of this program"));
+        assert_non_null(strstr(err.msg, "version 1"));
+    }
+}
+
 static void a_store_without_a_corpus_is_no_input(void **state)
 {
     (void)state;
@@ -306,6 +341,7 @@ static void forged_records_never_lead_outside(void **state)
     int64_t n, refused = 0;
     char *log = msa_test_slurp(msa_test_path(dir, "forge/corpus.log"), &n);
     char *forged = malloc((size_t)n);
+    msa_view view = {0};
     static const unsigned char with[] = {0xff, 0x80, 0x01};
     for (int64_t at = MSA_LOG_FILE_HEADER; at < n;) {
         uint64_t size;
@@ -327,6 +363,12 @@ static void forged_records_never_lead_outside(void **state)
                     if (msa_corpus_doc_get(c, id, &d)) {
                         sum += msa_xxh3(d.text, d.text_bytes) + msa_xxh3(d.tokens, d.n_tokens * 4) +
                                strlen(d.path) + strlen(d.sha256) + strlen(d.file_sha256);
+                        for (int64_t r = 0; r < d.n_dropped; r++)
+                            sum += (uint64_t)d.dropped[r].from + (uint64_t)d.dropped[r].to;
+                        if (d.alive && id == 3) {
+                            assert_int_equal(msa_doc_view(&d, &view, NULL), MSA_OK);
+                            sum += (uint64_t)view.text.len;
+                        }
                         sum += (d.record ? strlen(d.record) : 0) + (d.title ? strlen(d.title) : 0) +
                                (d.page_label ? strlen(d.page_label) : 0);
                     }
@@ -336,6 +378,7 @@ static void forged_records_never_lead_outside(void **state)
         at += MSA_LOG_FILE_RECORD + (int64_t)((size + 7) & ~7ULL);
     }
     assert_true(refused > 200);
+    msa_view_free(&view);
     free(forged);
     free(log);
 }
@@ -376,6 +419,7 @@ int main(void)
         cmocka_unit_test(documents_end_with_their_group_and_ids_are_not_given_again),
         cmocka_unit_test(an_aborted_group_leaves_no_byte),
         cmocka_unit_test(another_tokenizer_or_template_is_refused),
+        cmocka_unit_test(a_store_of_another_format_is_refused),
         cmocka_unit_test(a_store_without_a_corpus_is_no_input),
         cmocka_unit_test(a_log_cut_anywhere_keeps_its_whole_groups),
         cmocka_unit_test(forged_records_never_lead_outside),
