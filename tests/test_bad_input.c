@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "ingest/frame.h"
+#include "ingest/worker_internal.h"
 #include "ingest/ingest.h"
 #include "tests/support_extract.h"
 #include "tests/support_ingest.h"
@@ -158,16 +158,19 @@ static void fake_file(const msa_job *job, const char *self)
     say_frame(MSA_FRAME_DONE);
 }
 
-static int fake_main(const char *self)
+static const char *fake_self;
+
+static int fake_worker(void)
 {
     msa_buf b = {0};
     uint32_t seq = 0;
-    say_frame(MSA_FRAME_HELLO);
+    msa_frame_put(&said, MSA_FRAME_HELLO, said_seq++, "rlimit", 6);
+    speak();
     for (;;) {
         msa_frame f;
         msa_job job;
         if (msa_frame_parse(b.data, b.len, seq, &f, NULL) == MSA_OK && msa_frame_get_job(&f, &job, NULL) == MSA_OK) {
-            fake_file(&job, self);
+            fake_file(&job, fake_self);
             b.len = 0;
             seq++;
             continue;
@@ -791,8 +794,9 @@ static int tear_down(void **state)
 int main(int argc, char **argv)
 {
     (void)argc;
+    fake_self = argv[0];
     if (strstr(argv[0], "fake_"))
-        return fake_main(argv[0]);
+        return msa_zygote_serve(fake_worker);
     struct CMUnitTest tests[N_ROWS];
     char *names[N_ROWS];
     for (int i = 0; i < N_ROWS; i++) {
