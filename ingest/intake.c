@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/pool.h"
+#include "ingest/heads.h"
 #include "ingest/passage.h"
 #include "ingest/template.h"
 
@@ -32,8 +33,11 @@ typedef struct frame {
     char *path, *type;
     uint32_t number;
     int64_t ordinal, docs, first_doc, last_doc, control;
-    json_t *warnings;
+    json_t *warnings, *dropped;
     int64_t warnings_more;
+    msa_view_kind view;
+    msa_heads *heads;        /* made for the first member that has some, and kept */
+    bool with_heads;
     msa_page_counts pages;   /* of those that ended */
     int64_t page, page_failed; /* the open one, and the last that a warning named; 0: none */
     bool page_text;          /* the open page has some */
@@ -43,6 +47,8 @@ struct msa_intake {
     msa_intake_opts o;
     msa_pool *pool;
     msa_tokens *tokens;      /* TOKEN_BLOCK of them */
+    msa_view *views;         /* one a thread of the pool */
+    msa_buf drops, ranges;   /* of the passages of a block; of one */
     frame **frames;          /* by depth, made as needed and kept */
     int64_t n_frames, depth; /* depth: open members, the file counted */
     uint32_t members;
@@ -107,22 +113,37 @@ typedef struct block {
     const msa_intake *in;
     const held *h;
     int64_t first, id;       /* passage and document of item 0 */
+    msa_view_kind view;      /* of the member */
+    int64_t drop[TOKEN_BLOCK + 1]; /* where an item's drops begin, in in->drops */
+    msa_view_kind kind[TOKEN_BLOCK]; /* NONE: the view is the text */
     msa_rc rc[TOKEN_BLOCK];
     msa_err err[TOKEN_BLOCK];
     int64_t control[TOKEN_BLOCK];
 } block;
 
+static const msa_view_range *drops_of(const block *b, int64_t item, int64_t *n)
+{
+    *n = b->drop[item + 1] - b->drop[item];
+    return b->in->drops.data ? (const msa_view_range *)(const void *)b->in->drops.data + b->drop[item] : NULL;
+}
+
 static void tokenise(void *arg, int64_t item, int thread)
 {
-    (void)thread;
     block *b = arg;
     const msa_intake_opts *o = &b->in->o;
     const held_passage *p = &b->h->passages[b->first + item];
     const char *text = b->h->text.data + p->text;
     msa_tokens_clear(&b->in->tokens[item]);
     msa_err_init(&b->err[item]);
-    b->rc[item] = msa_template_document(o->tokenizer, o->document_head, o->document_tail, b->id + item,
-                                        text, p->n, &b->in->tokens[item], &b->err[item]);
+    msa_view *v = &b->in->views[thread];
+    int64_t n_drops;
+    const msa_view_range *drops = drops_of(b, item, &n_drops);
+    /* a record is a passage as its maker wrote it */
+    b->rc[item] = msa_view_make(p->record ? MSA_VIEW_NONE : b->view, text, p->n, drops, n_drops, v, &b->err[item]);
+    b->kind[item] = v->n_spans ? b->view : MSA_VIEW_NONE;
+    if (b->rc[item] == MSA_OK)
+        b->rc[item] = msa_template_document(o->tokenizer, o->document_head, o->document_tail, b->id + item,
+                                            v->text.data, v->text.len, &b->in->tokens[item], &b->err[item]);
     b->control[item] = msa_tokenizer_count_special(o->tokenizer, text, p->n);
 }
 
@@ -148,7 +169,9 @@ static msa_rc write_block(frame *f, block *b, int64_t n, msa_err *err)
             .n_tokens = in->tokens[i].n, .char_start = p->char_start, .char_end = p->char_end,
             .byte_start = p->byte_start, .byte_end = p->byte_end, .page = p->page,
             .label = held_string(h, p->label), .record = held_string(h, p->record),
-            .title = held_string(h, p->title), .member = f->number};
+            .title = held_string(h, p->title), .member = f->number, .view = b->kind[i]};
+        if (d.view)
+            d.dropped = drops_of(b, i, &d.n_dropped);
         if (f->docs++ == 0)
             f->first_doc = in->o.writer->next_id;
         f->last_doc = in->o.writer->next_id;
@@ -156,6 +179,23 @@ static msa_rc write_block(frame *f, block *b, int64_t n, msa_err *err)
         rc = msa_corpus_writer_doc(in->o.writer, &d, err);
     }
     return rc;
+}
+
+/* Heads and feet of the passages of a block. */
+static msa_rc find_drops(frame *f, block *b, int64_t n, msa_err *err)
+{
+    msa_intake *in = f->in;
+    msa_rc rc = MSA_OK;
+    in->drops.len = b->drop[0] = 0;
+    for (int64_t i = 0; rc == MSA_OK && i < n; i++) {
+        const held_passage *p = &f->held.passages[b->first + i];
+        if (f->with_heads) {
+            rc = msa_heads_drops(f->heads, p->byte_start, p->byte_end, &in->ranges, err);
+            msa_buf_put(&in->drops, in->ranges.data, in->ranges.len);
+        }
+        b->drop[i + 1] = in->drops.len / (int64_t)sizeof(msa_view_range);
+    }
+    return rc == MSA_OK && in->drops.oom ? msa_err_nomem(err, "running heads") : rc;
 }
 
 /* The passages that wait become documents. */
@@ -167,11 +207,14 @@ static msa_rc write_held(frame *f, msa_err *err)
     block *b = msa_alloc(1, sizeof *b);
     if (!b)
         return msa_err_nomem(err, "passages of a member");
-    *b = (block){.in = f->in, .h = h};
+    *b = (block){.in = f->in, .h = h, .view = f->view};
     msa_rc rc = MSA_OK;
     while (rc >= 0 && b->first < h->n) {
         int64_t n = h->n - b->first < TOKEN_BLOCK ? h->n - b->first : TOKEN_BLOCK;
         b->id = f->in->o.writer->next_id;
+        rc = find_drops(f, b, n, err);
+        if (rc < 0)
+            break;
         msa_pool_run(f->in->pool, n, tokenise, b);
         rc = write_block(f, b, n, err);
         f->in->docs += n;
@@ -240,8 +283,11 @@ static void reset_frame(frame *f)
     free(f->path);
     free(f->type);
     json_decref(f->warnings);
+    json_decref(f->dropped);
     f->path = f->type = NULL;
-    f->warnings = NULL;
+    f->warnings = f->dropped = NULL;
+    f->with_heads = false;
+    f->view = MSA_VIEW_NONE;
     f->number = 0;
     f->ordinal = f->docs = f->first_doc = f->last_doc = f->control = f->warnings_more = 0;
     f->pages = (msa_page_counts){0};
@@ -257,10 +303,28 @@ static void free_frame(frame *f)
     if (f->cutter)
         reset_frame(f);
     msa_cutter_free(f->cutter);
+    msa_heads_free(f->heads);
     free(f->held.passages);
     msa_buf_free(&f->held.text);
     msa_buf_free(&f->held.strings);
     free(f);
+}
+
+/* What the type of a member says about its lines. */
+static msa_rc prepare_view(frame *f, msa_err *err)
+{
+    static const char *const with_lines[] = {"pdf", "text", "markdown", "mail", NULL};
+    int i = 0;
+    while (with_lines[i] && strcmp(with_lines[i], f->type) != 0)
+        i++;
+    f->view = with_lines[i] ? MSA_VIEW_LINES : MSA_VIEW_CHARS;
+    f->with_heads = strcmp(f->type, "pdf") == 0;
+    if (!f->with_heads)
+        return MSA_OK;
+    if (!f->heads && !(f->heads = msa_heads_new()))
+        return msa_err_nomem(err, "running heads");
+    msa_heads_begin(f->heads);
+    return MSA_OK;
 }
 
 /* Opens the next frame; path and type are copied. */
@@ -299,7 +363,7 @@ static msa_rc begin_member(msa_intake *in, const msa_event *ev, msa_err *err)
     if (ev->depth == 0) {
         free(f->type);
         f->type = msa_strdup(ev->type ? ev->type : "");
-        return f->type ? MSA_OK : msa_err_nomem(err, "members");
+        return f->type ? prepare_view(f, err) : msa_err_nomem(err, "members");
     }
     char *path = msa_sprintf("%s!/%s", f->path, ev->name);
     msa_rc rc = path ? push(in, path, ev->type, &f, err) : msa_err_nomem(err, "members");
@@ -307,6 +371,7 @@ static msa_rc begin_member(msa_intake *in, const msa_event *ev, msa_err *err)
     if (rc == MSA_OK) {
         f->number = ++in->members;
         f->ordinal = ev->ordinal;
+        rc = prepare_view(f, err);
     }
     return rc;
 }
@@ -357,6 +422,18 @@ static msa_rc write_member(msa_intake *in, const frame *f, const msa_manifest_en
     return rc;
 }
 
+/* What was dropped from the member's views, for its manifest line. */
+static void list_dropped(frame *f)
+{
+    const char *line;
+    int64_t count;
+    for (int64_t i = 0; f->with_heads && msa_heads_dropped(f->heads, i, &line, &count); i++) {
+        if (!f->dropped)
+            f->dropped = json_array();
+        json_array_append_new(f->dropped, json_pack("{s:s, s:I}", "line", line, "count", (json_int_t)count));
+    }
+}
+
 /* Closes the innermost member with an outcome. e has what the worker said of it. */
 static msa_rc close_member(msa_intake *in, msa_manifest_entry e, msa_err *err)
 {
@@ -374,6 +451,7 @@ static msa_rc close_member(msa_intake *in, msa_manifest_entry e, msa_err *err)
     if (e.outcome == MSA_CORPUS_INDEXED || e.outcome == MSA_CORPUS_PARTIAL)
         rc = write_held(f, err);
     drop_held(&f->held);
+    list_dropped(f);
     end_page(f);
     if (f->control)
         add_warning(f, "control_strings", NULL, 0, 0, 0, -1, f->control);
@@ -383,6 +461,7 @@ static msa_rc close_member(msa_intake *in, msa_manifest_entry e, msa_err *err)
     e.first_doc = f->first_doc;
     e.last_doc = f->last_doc;
     e.warnings = f->warnings;
+    e.dropped_lines = f->dropped;
     e.warnings_more = f->warnings_more;
     e.pages = f->pages;
     e.ordinal = f->ordinal;
@@ -412,6 +491,8 @@ static msa_rc end_member(msa_intake *in, const msa_event *ev, msa_err *err)
     if (e.outcome != MSA_CORPUS_INDEXED)
         e.stage = "extract";
     msa_rc rc = MSA_OK;
+    if (in->frames[in->depth - 1]->with_heads)
+        msa_heads_end(in->frames[in->depth - 1]->heads);
     if (e.outcome == MSA_CORPUS_INDEXED || e.outcome == MSA_CORPUS_PARTIAL)
         rc = msa_cutter_end(in->frames[in->depth - 1]->cutter, err);
     if (rc == MSA_OK)
@@ -466,7 +547,8 @@ msa_rc msa_intake_new(const msa_intake_opts *opts, msa_intake **out, msa_err *er
     msa_intake *in = msa_calloc(1, sizeof *in);
     if (in)
         in->o = *opts;
-    if (!in || !(in->tokens = msa_calloc(TOKEN_BLOCK, sizeof *in->tokens)) || !(in->pool = msa_pool_new(0))) {
+    if (!in || !(in->tokens = msa_calloc(TOKEN_BLOCK, sizeof *in->tokens)) || !(in->pool = msa_pool_new(0)) ||
+        !(in->views = msa_calloc(msa_pool_threads(in->pool), sizeof *in->views))) {
         msa_intake_free(in);
         return msa_err_nomem(err, "members");
     }
@@ -483,6 +565,11 @@ void msa_intake_free(msa_intake *in)
     for (int64_t i = 0; in->tokens && i < TOKEN_BLOCK; i++)
         msa_tokens_free(&in->tokens[i]);
     free(in->tokens);
+    for (int i = 0; in->views && i < msa_pool_threads(in->pool); i++)
+        msa_view_free(&in->views[i]);
+    free(in->views);
+    msa_buf_free(&in->drops);
+    msa_buf_free(&in->ranges);
     free(in->frames);
     free(in->code);
     free(in->reason);
@@ -516,6 +603,8 @@ msa_rc msa_intake_event(msa_intake *in, const msa_event *ev, msa_err *err)
     case MSA_EV_PAGE:
         end_page(f);
         f->page = ev->page;
+        if (f->with_heads)
+            msa_heads_page(f->heads, ev->page);
         return msa_cutter_page(f->cutter, ev->page, ev->label, err);
     case MSA_EV_RECORD:
         return msa_cutter_record(f->cutter, ev->label, ev->title, err);
@@ -523,6 +612,8 @@ msa_rc msa_intake_event(msa_intake *in, const msa_event *ev, msa_err *err)
         return msa_cutter_heading(f->cutter, err);
     case MSA_EV_TEXT:
         see_page_text(f, ev->text, ev->n);
+        if (f->with_heads) /* before passages of this text can leave */
+            msa_heads_text(f->heads, ev->text, ev->n);
         return msa_cutter_text(f->cutter, ev->text, ev->n, err);
     case MSA_EV_WARN:
         if (ev->page > 0 && ev->code && strcmp(ev->code, "page_failed") == 0)
@@ -547,7 +638,7 @@ void msa_intake_result_get(msa_intake *in, msa_intake_result *r)
         .path = f->path, .outcome = in->outcome, .type = f->type, .bytes = in->bytes,
         .sha256 = in->sha256, .docs = in->docs, .code = in->code, .reason = in->reason,
         .stage = in->outcome == MSA_CORPUS_INDEXED ? NULL : "extract", .warnings = f->warnings,
-        .warnings_more = f->warnings_more, .pages = f->pages, .members = in->members, .ordinal = -1};
+        .warnings_more = f->warnings_more, .dropped_lines = f->dropped, .pages = f->pages, .members = in->members, .ordinal = -1};
     if (in->docs > 0) {
         r->entry.last_doc = in->o.writer->next_id - 1;
         r->entry.first_doc = in->o.writer->next_id - in->docs;

@@ -11,6 +11,11 @@ static const char *const outcome_names[] = {
     [MSA_CORPUS_DUPLICATE] = "duplicate_of", [MSA_CORPUS_EXCLUDED] = "excluded",
     [MSA_CORPUS_FAILED] = "failed"};
 
+const char *msa_outcome_name(msa_corpus_outcome outcome)
+{
+    return outcome_names[outcome];
+}
+
 static void put_string(json_t *o, const char *key, const char *value)
 {
     if (value && *value)
@@ -45,6 +50,8 @@ char *msa_manifest_line(const msa_manifest_entry *e)
         json_object_set(o, "warnings", e->warnings);
     if (e->warnings_more > 0)
         put_count(o, "warnings_more", e->warnings_more);
+    if (e->dropped_lines)
+        json_object_set(o, "dropped_lines", e->dropped_lines);
     if (e->pages.total > 0)
         json_object_set_new(o, "pages", json_pack("{s:I, s:I, s:I, s:I}", "total", (json_int_t)e->pages.total,
                                                   "text", (json_int_t)e->pages.text, "empty",

@@ -10,6 +10,8 @@
  *   stage, code, reason, next_step   why it is not indexed, and what to do
  *   warnings      [{code, message, page, line, byte, count}], the first 32, then
  *                 control_strings when there are any; warnings_more counts the rest
+ *   dropped_lines [{line, count}] running heads and feet that the model does not read: the
+ *                 first line of each form, and how many lines of it there are
  *   duplicate_of  path of the first file or member with the same content
  *   pages         {total, text, empty, failed} of a format that has pages: each page
  *                 counts once, total is their sum
@@ -33,6 +35,9 @@ typedef struct msa_outcome_code {
 } msa_outcome_code;
 extern const msa_outcome_code msa_outcome_codes[];
 
+/* The word of an outcome in the manifest. */
+const char *msa_outcome_name(msa_corpus_outcome outcome);
+
 typedef struct msa_page_counts {
     int64_t total, text, empty, failed;
 } msa_page_counts;
@@ -48,6 +53,7 @@ typedef struct msa_manifest_entry {
     const char *stage, *code, *reason;
     json_t *warnings;      /* borrowed array, or NULL */
     int64_t warnings_more;
+    json_t *dropped_lines; /* borrowed array, or NULL */
     const char *duplicate_of;
     msa_page_counts pages;
     int64_t members, ordinal;
