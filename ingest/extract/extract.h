@@ -169,6 +169,10 @@ void msa_extract_as(msa_extract *x, const msa_format *f, const void *data, int64
 
 void msa_extract_pdf(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
 void msa_extract_archive(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
+void msa_extract_ooxml(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
+void msa_extract_odf(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
+void msa_extract_epub(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
+void msa_extract_ole(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
 void msa_extract_plain(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
 void msa_extract_jsonl(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
 void msa_extract_html(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);

@@ -70,16 +70,20 @@ static bool zip_begins(const msa_sniff *s, const char *name)
 {
     return AT(s, 0, "PK\3\4") && at(s, 30, name, (int64_t)strlen(name));
 }
+#define OOXML_SUFFIXES \
+    ".docx .docm .dotx .dotm .xlsx .xlsm .xltx .xltm .xlam .pptx .pptm .potx .potm .ppsx .ppsm"
+#define ODF_SUFFIXES ".odt .ods .odp .odg .ott .ots .otp .otg .odm .odf .sxw .sxc .sxi"
 static bool is_ooxml(const msa_sniff *s)
 {
     return zip_begins(s, "[Content_Types].xml") || zip_begins(s, "_rels/.rels") || zip_begins(s, "docProps/") ||
            zip_begins(s, "word/") || zip_begins(s, "xl/") || zip_begins(s, "ppt/") ||
-           (is_zip(s) && has_suffix(s->name, ".docx .docm .dotx .xlsx .xlsm .xltx .pptx .pptm .potx"));
+           (is_zip(s) && has_suffix(s->name, OOXML_SUFFIXES));
 }
 static bool is_odf(const msa_sniff *s)
 {
     return zip_begins(s, "mimetypeapplication/vnd.oasis.opendocument") ||
-           (is_zip(s) && has_suffix(s->name, ".odt .ods .odp .odg"));
+           zip_begins(s, "mimetypeapplication/vnd.sun.xml.") ||
+           (is_zip(s) && has_suffix(s->name, ODF_SUFFIXES));
 }
 static bool is_epub(const msa_sniff *s)
 {
@@ -265,9 +269,10 @@ const msa_format msa_formats[] = {
     {"xz", ".xz .txz", is_xz, ARCHIVE},
     {"zstd", ".zst .tzst", is_zstd, ARCHIVE},
     {"lz4", ".lz4", is_lz4, ARCHIVE},
-    {"ooxml", ".docx .docm .dotx .xlsx .xlsm .xltx .pptx .pptm .potx", is_ooxml, .extract = NULL},
-    {"odf", ".odt .ods .odp .odg", is_odf, .extract = NULL},
-    {"epub", ".epub", is_epub, .extract = NULL},
+    {"ooxml", OOXML_SUFFIXES, is_ooxml, .extract = msa_extract_ooxml,
+     .library = "libarchive, libxml2"},
+    {"odf", ODF_SUFFIXES, is_odf, .extract = msa_extract_odf, .library = "libarchive, libxml2"},
+    {"epub", ".epub", is_epub, .extract = msa_extract_epub, .library = "libarchive, libxml2"},
     {"zip", ".zip .jar", is_zip, ARCHIVE},
     {"7zip", ".7z", is_7z, ARCHIVE},
     {"rar", ".rar", is_rar, ARCHIVE},
@@ -277,7 +282,7 @@ const msa_format msa_formats[] = {
     /* behind the archives: an uncompressed first member puts %PDF- near an archive's start */
     {"pdf", ".pdf", is_pdf, .extract = msa_extract_pdf, .library = "poppler-glib"},
 
-    {"ole", ".doc .xls .ppt .msg .msi", is_ole, .extract = NULL},
+    {"ole", ".doc .xls .ppt .msg .msi", is_ole, .extract = msa_extract_ole},
     {"png", ".png", is_png, .extract = NULL},
     {"jpeg", ".jpg .jpeg", is_jpeg, .extract = NULL},
     {"gif", ".gif", is_gif, .extract = NULL},
