@@ -235,15 +235,31 @@ void msa_charset_find(const char *p, int64_t n, bool whole, const char *declared
     detect(p, n, c);
 }
 
-void msa_charset_lead(const char *p, int64_t n, msa_buf *out)
+void msa_markup_declared(const char *head, int64_t n, char label[64])
 {
-    msa_charset_decoder d = {0};
-    int64_t bom;
-    d.charset = msa_charset_detect(p, n, false, &bom);
-    if (d.charset >= MSA_CHARSET_UTF16LE && d.charset <= MSA_CHARSET_UTF32BE)
-        msa_charset_decode(&d, p + bom, n - bom, false, out);
-    else
-        msa_buf_put(out, p + bom, n - bom);
+    n = n < 4096 ? n : 4096;
+    label[0] = 0;
+    for (int64_t i = 0; i + 9 < n; i++) {
+        int64_t at = 0;
+        if (!strncasecmp(head + i, "charset", 7))
+            at = i + 7;
+        else if (i < 200 && !strncasecmp(head + i, "encoding", 8))
+            at = i + 8;
+        if (at == 0)
+            continue;
+        while (at < n && strchr(" \t\r\n", head[at]) && head[at])
+            at++;
+        if (at >= n || head[at++] != '=')
+            continue;
+        while (at < n && strchr(" \t\r\n\"'", head[at]) && head[at])
+            at++;
+        int64_t len = 0;
+        while (at < n && len < 63 && head[at] > ' ' && !strchr("\"';/>", head[at]))
+            label[len++] = head[at++];
+        label[len] = 0;
+        if (len > 0)
+            return;
+    }
 }
 
 /* ---- reading ---------------------------------------------------------------- */

@@ -37,6 +37,8 @@ void msa_charset_close(msa_charset_decoder *d);
 
 /* What a file's first bytes declare, into label; "": nothing. */
 typedef void msa_declared_fn(const char *head, int64_t n, char label[64]);
+/* charset= of a meta element, encoding= of an XML declaration. */
+msa_declared_fn msa_markup_declared;
 
 typedef struct msa_text {
     msa_extract *x;
@@ -54,9 +56,5 @@ void msa_text_begin(msa_text *t, msa_extract *x, msa_input *in, msa_declared_fn 
  * input. The bytes are the caller's to change until the next call. */
 int64_t msa_text_next(msa_text *t, char **p);
 void msa_text_end(msa_text *t);
-
-/* All UTF-8 of a start of a file of any charset, for detectors: of a wide charset
- * the text, else the bytes; behind a byte order mark. */
-void msa_charset_lead(const char *p, int64_t n, msa_buf *out);
 
 #endif

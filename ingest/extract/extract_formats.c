@@ -144,21 +144,6 @@ static const char *first_word(const msa_sniff *s, int64_t *left)
     *left = s->n - i;
     return (const char *)s->head + i;
 }
-static bool begins(const msa_sniff *s, const char *word)
-{
-    int64_t left, n = (int64_t)strlen(word);
-    const char *p = first_word(s, &left);
-    return left >= n && !strncasecmp(p, word, (size_t)n);
-}
-static bool is_html(const msa_sniff *s)
-{
-    return s->text && (begins(s, "<!doctype html") || begins(s, "<html") || begins(s, "<head") ||
-                       ((begins(s, "<?xml") || begins(s, "<!--")) && find(s, 1024, "<html")));
-}
-static bool is_xml(const msa_sniff *s) { return s->text && begins(s, "<?xml"); }
-
-/* ---- mail ---- */
-
 /* Bytes of every second kind: enough of UTF-16 to know header lines by. */
 static int64_t narrow(const msa_sniff *s, char *to, int64_t cap)
 {
@@ -168,6 +153,70 @@ static int64_t narrow(const msa_sniff *s, char *to, int64_t cap)
             to[n++] = (char)s->head[i];
     return n;
 }
+
+#define XML_NAMES ".xml .xsd .xsl .xslt .svg .rss .atom .kml .gpx .wsdl .rdf .xbrl .nxml .fb2"
+/* Where the text begins, behind a byte order mark and white space: of UTF-16 its
+ * narrow characters, which is enough for markup. */
+static const char *lead(const msa_sniff *s, char wide[4096], int64_t *left)
+{
+    const char *p = (const char *)s->head;
+    int64_t n = s->n, i = AT(s, 0, "\xef\xbb\xbf") ? 3 : 0;
+    if (n >= 4 && (AT(s, 0, "\xff\xfe") || AT(s, 0, "\xfe\xff") || !p[0] || !p[1])) {
+        n = narrow(s, wide, 4096);
+        p = wide;
+    }
+    while (i < n && isspace((unsigned char)p[i]))
+        i++;
+    *left = n - i;
+    return p + i;
+}
+static bool begins(const msa_sniff *s, const char *word)
+{
+    char wide[4096];
+    int64_t left, n = (int64_t)strlen(word);
+    const char *p = lead(s, wide, &left);
+    return left >= n && !strncasecmp(p, word, (size_t)n);
+}
+
+/* Whether the text begins with an element, and with one of these names. */
+static bool begins_element(const msa_sniff *s, const char *const *names)
+{
+    char wide[4096];
+    int64_t left, n = 1;
+    const char *p = lead(s, wide, &left);
+    while (n < left && (isalnum((unsigned char)p[n]) || strchr("_:-.", p[n])) && p[n])
+        n++;
+    if (left < 3 || p[0] != '<' || n < 2 || n >= left || !strchr(" \t\r\n>/", p[n]) || !p[n])
+        return false;
+    for (; names && *names; names++)
+        if ((int64_t)strlen(*names) == n - 1 && !strncasecmp(p + 1, *names, (size_t)n - 1))
+            return true;
+    return !names;
+}
+static bool is_html(const msa_sniff *s)
+{
+    static const char *const sure[] = {"html", "head", "body", NULL};
+    static const char *const likely[] = {"title", "meta", "link", "base", "script", "style", "div", "p", "span", "table",
+                                         "tr", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "a", "b", "br", "center",
+                                         "font", "form", "img", "section", "article", "header", "main", "pre", "hr", NULL};
+    if (!s->text)
+        return false;
+    if (begins(s, "<!doctype html") || begins_element(s, sure) ||
+        ((begins(s, "<?xml") || begins(s, "<!")) && find(s, 1024, "<html")))
+        return true;
+    /* Markdown and program text may begin with a tag: there the name decides */
+    const msa_format *promised = msa_format_promised(s->name);
+    bool named = has_suffix(s->name, ".html .htm .xhtml");
+    return (begins_element(s, likely) && (named || !promised || !promised->text)) ||
+           (named && (find(s, s->n, "</") || find(s, s->n, "<br") || find(s, s->n, "<p>")));
+}
+static bool is_xml(const msa_sniff *s)
+{
+    return s->text && (begins(s, "<?xml") ||
+                       (has_suffix(s->name, XML_NAMES) && (begins_element(s, NULL) || begins(s, "<!"))));
+}
+
+/* ---- mail ---- */
 
 static int64_t line_length(const char *p, int64_t n)
 {
@@ -309,7 +358,7 @@ const msa_format msa_formats[] = {
     {"mail", ".eml", is_mail, .extract = msa_extract_mail, .library = "gmime"},
     {"jsonl", ".jsonl .ndjson", is_jsonl, .extract = msa_extract_jsonl, .library = "jansson", .text = true},
     {"html", ".html .htm .xhtml", is_html, .extract = msa_extract_html, .library = "libxml2", .text = true},
-    {"xml", ".xml", is_xml, .extract = NULL, .text = true},
+    {"xml", XML_NAMES, is_xml, .extract = msa_extract_xml, .library = "libxml2", .text = true},
     {"markdown", ".md .markdown .mkd", is_markdown, .extract = msa_extract_plain, .text = true},
     {"text", ".txt .text .log .csv .tsv .json .yaml .yml .ini .conf .c .h .py .java .js .tex .rst .srt",
      is_text, .extract = msa_extract_plain, .text = true},

@@ -235,36 +235,6 @@ static int read_text(void *user, char *out, int n)
     return part;
 }
 
-/* ---- charset ---------------------------------------------------------------- */
-
-/* charset= of a meta element within the first bytes, or encoding= of XHTML. */
-static void declared(const char *head, int64_t n, char label[64])
-{
-    n = n < 4096 ? n : 4096;
-    label[0] = 0;
-    for (int64_t i = 0; i + 9 < n; i++) {
-        int64_t at = 0;
-        if (!strncasecmp(head + i, "charset", 7))
-            at = i + 7;
-        else if (i < 200 && !strncasecmp(head + i, "encoding", 8))
-            at = i + 8;
-        if (at == 0)
-            continue;
-        while (at < n && strchr(" \t\r\n", head[at]) && head[at])
-            at++;
-        if (at >= n || head[at++] != '=')
-            continue;
-        while (at < n && strchr(" \t\r\n\"'", head[at]) && head[at])
-            at++;
-        int64_t len = 0;
-        while (at < n && len < 63 && head[at] > ' ' && !strchr("\"';/>", head[at]))
-            label[len++] = head[at++];
-        label[len] = 0;
-        if (len > 0)
-            return;
-    }
-}
-
 /* ---- extraction ------------------------------------------------------------- */
 
 void msa_extract_html(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r)
@@ -275,7 +245,7 @@ void msa_extract_html(msa_extract *x, msa_input *in, const msa_format *f, msa_re
                          .error = no_error, .warning = no_error, .fatalError = no_error};
     (void)f;
     (void)r;
-    msa_text_begin(&h.text, x, in, declared);
+    msa_text_begin(&h.text, x, in, msa_markup_declared);
     msa_flow_open(&h.flow, x);
     h.parser = htmlNewParserCtxt();
     if (h.parser) {
