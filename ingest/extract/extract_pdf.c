@@ -1,46 +1,15 @@
 /* PDF through poppler-glib. A page's text is what poppler_page_get_text gives, in
- * its order, followed by a form feed. */
-#include "ingest/extract/extract.h"
+ * its order; behind it stand the values of form fields and the notes, marked as
+ * such, and a form feed. Attached files are members. */
+#define _GNU_SOURCE /* memmem */
+#include "ingest/extract/extract_pdf.h"
 
-#include <poppler.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* A document is held in memory whole: mapped, it could shrink under us. */
 static int64_t file_max(const msa_extract *x)
 {
     return x->job.limits.memory_bytes / 2;
-}
-
-#define NULS_MAX 64 /* of one page that are worth a selection each */
-
-/* ---- one page --------------------------------------------------------------- */
-
-/* poppler puts U+202A..U+202E around text that runs from right to left. They are
- * no part of the document, and the boxes of characters do not count them. */
-static int64_t bidi_mark(const char *s)
-{
-    return (unsigned char)s[0] == 0xe2 && (unsigned char)s[1] == 0x80 && (unsigned char)s[2] >= 0xaa &&
-                   (unsigned char)s[2] <= 0xae
-               ? 3 : 0;
-}
-
-/* Appends text without the marks; a form feed is ours and becomes a space.
- * Returns the number of characters. */
-static int64_t put_page_text(msa_buf *out, const char *s)
-{
-    int64_t chars = 0;
-    for (const char *p = s; *p;) {
-        int64_t mark = bidi_mark(p);
-        if (mark) {
-            p += mark;
-            continue;
-        }
-        chars += (*p & 0xc0) != 0x80;
-        msa_buf_put(out, *p == '\f' ? " " : p, 1);
-        p++;
-    }
-    return chars;
 }
 
 static bool is_blank(const char *s, int64_t n)
@@ -64,9 +33,11 @@ typedef struct pdf {
     msa_extract *x;
     PopplerDocument *doc;
     msa_result *r;
-    msa_buf text;              /* of the page at hand */
+    bool xfa;                  /* some object speaks of an XFA form */
+    msa_pdf_text text;         /* of the page at hand */
+    msa_buf spans;             /* what stands beside it */
     msa_buf empty;             /* "3, 5-9": pages with images but no text */
-    int64_t n_pages, n_text, n_empty, n_blank, run_start, run_end;
+    int64_t n_pages, n_text, n_empty, run_start, run_end, n_files;
 } pdf;
 
 static void close_run(pdf *d)
@@ -99,67 +70,32 @@ static void page_failed(pdf *d, int64_t number, const char *code, const char *wh
     msa_extract_warn(d->x, (msa_where){number, 0, -1}, code, "page %lld: %s", (long long)number, why);
 }
 
-/* The text of boxes[from..n) as a selection that begins inside the first of them
- * gives it; NULL unless the selection has exactly these boxes. */
-static char *text_from(PopplerPage *page, const PopplerRectangle *boxes, int64_t from, int64_t n)
-{
-    const PopplerRectangle *first = &boxes[from];
-    PopplerRectangle area = {first->x1 + (first->x2 - first->x1) / 4, (first->y1 + first->y2) / 2, 0, 0};
-    PopplerRectangle *rest = NULL;
-    guint n_rest = 0;
-    poppler_page_get_size(page, &area.x2, &area.y2);
-    bool same = poppler_page_get_text_layout_for_area(page, &area, &rest, &n_rest) &&
-                (int64_t)n_rest == n - from && !memcmp(rest, first, n_rest * sizeof *rest);
-    g_free(rest);
-    return same ? poppler_page_get_selected_text(page, POPPLER_SELECTION_GLYPH, &area) : NULL;
-}
-
-/* poppler hands text over as a C string, which ends at U+0000; the boxes of the
- * characters tell how much is missing. The rest is fetched from the box behind
- * the NUL on, in the same order, until all boxes have their character. A line end
- * has a box without width, in which no selection can begin. Appends what it gets,
- * with U+FFFD for each NUL; false when something stays lost. */
-static bool recover(PopplerPage *page, const PopplerRectangle *boxes, int64_t n_boxes, int64_t chars,
-                    msa_buf *out)
-{
-    for (int nuls = 0; chars < n_boxes && nuls < NULS_MAX; nuls++) {
-        msa_buf_puts(out, "\xef\xbf\xbd");
-        if (++chars < n_boxes && boxes[chars].x1 == boxes[chars].x2) {
-            msa_buf_puts(out, "\n");
-            chars++;
-        }
-        char *s = chars < n_boxes ? text_from(page, boxes, chars, n_boxes) : g_strdup("");
-        if (!s)
-            return false;
-        chars += put_page_text(out, s);
-        g_free(s);
-    }
-    return chars == n_boxes;
-}
-
-/* The page's text into d->text. */
-static void page_text(pdf *d, PopplerPage *page, int64_t number)
-{
-    char *s = poppler_page_get_text(page);
-    PopplerRectangle *boxes = NULL;
-    guint n_boxes = 0;
-    int64_t chars = put_page_text(&d->text, s ? s : "");
-    if (poppler_page_get_text_layout(page, &boxes, &n_boxes) && (int64_t)n_boxes > chars) {
-        if (recover(page, boxes, n_boxes, chars, &d->text))
-            msa_extract_warn(d->x, (msa_where){number, 0, -1}, "nul_in_text",
-                             "page %lld: NUL characters became U+FFFD", (long long)number);
-        else
-            page_failed(d, number, "nul_in_text", "text behind a NUL character is lost");
-    }
-    g_free(boxes);
-    g_free(s);
-}
-
 /* What viewers without XFA show instead of the form. */
 static bool is_xfa_placeholder(const pdf *d)
 {
-    return d->n_pages == 1 && d->text.data && strstr(d->text.data, "Please wait") &&
-           strstr(d->text.data, "PDF viewer may not be able to display this type of document");
+    const char *s = d->text.text.data;
+    return d->n_pages == 1 && d->text.text.len > 0 &&
+           ((strstr(s, "Please wait") && strstr(s, "PDF viewer may not be able to display this type of document")) ||
+            (d->xfa && d->text.text.len < 2000 && strstr(s, "Adobe")));
+}
+
+/* What a reader of the page's text should know about it. */
+static void judge(pdf *d, int64_t number)
+{
+    const msa_pdf_text *t = &d->text;
+    msa_where where = {number, 0, -1};
+    if (t->lost)
+        page_failed(d, number, "nul_in_text", "text behind a NUL character is lost");
+    else if (t->nul)
+        msa_extract_warn(d->x, where, "nul_in_text", "page %lld: NUL characters became U+FFFD", (long long)number);
+    if (t->uneven)
+        msa_extract_warn(d->x, where, "boxes_uneven", "page %lld: characters and their boxes differ in number",
+                         (long long)number);
+    if (t->white + t->tiny > 0)
+        msa_extract_warn(d->x, where, "hidden_text", "page %lld: %lld characters in white, %lld below 1 point",
+                         (long long)number, (long long)t->white, (long long)t->tiny);
+    if (t->odd >= 10 && t->odd * 10 >= t->seen * 3)
+        page_failed(d, number, "text_quality_low", "the fonts do not tell what their characters mean");
 }
 
 static void one_page(pdf *d, int64_t number)
@@ -167,28 +103,37 @@ static void one_page(pdf *d, int64_t number)
     msa_extract *x = d->x;
     PopplerPage *page = poppler_document_get_page(d->doc, (int)number - 1);
     char *label = NULL;
-    d->text.len = 0;
+    msa_buf *text = &d->text.text;
+    text->len = d->spans.len = 0;
     if (page) {
         label = poppler_page_get_label(page);
-        page_text(d, page, number);
-        if (is_xfa_placeholder(d)) {
-            d->text.len = 0;
+        msa_pdf_text_get(page, &d->text);
+        bool placeholder = is_xfa_placeholder(d), blank = is_blank(text->data, text->len);
+        if (placeholder) {
+            text->len = 0;
             msa_result_set(d->r, MSA_EXTRACT_FAILED, "xfa_dynamic_unsupported",
                            "a dynamic XFA form: its content is not in its pages");
-        } else if (!is_blank(d->text.data, d->text.len))
+        } else
+            judge(d, number);
+        msa_pdf_spans(page, text, &d->spans);
+        if (!blank || d->spans.len > 0)
             d->n_text++;
-        else if (has_image(page))
+        if (blank && has_image(page))
             note_empty(d, number);
-        else
-            d->n_blank++;
+        if (d->spans.len > 0) {
+            msa_buf_puts(text, text->len > 0 && text->data[text->len - 1] != '\n' ? "\n" : "");
+            msa_buf_put(text, d->spans.data, d->spans.len);
+        }
     } else
         page_failed(d, number, "page_failed", "the page cannot be read");
     msa_extract_page(x, number, label);
-    msa_buf_puts(&d->text, "\f");
-    if (d->text.oom)
+    msa_buf_puts(text, "\f");
+    if (text->oom || d->spans.oom)
         msa_extract_stop(x, "limit_memory", "out of memory");
     else
-        msa_extract_text(x, d->text.data, d->text.len);
+        msa_extract_text(x, text->data, text->len);
+    if (page && msa_extract_going(x))
+        msa_pdf_page_files(x, page, &d->n_files, d->r);
     g_free(label);
     g_clear_object(&page);
 }
@@ -204,6 +149,8 @@ static void pages(pdf *d)
     for (int64_t number = 1; number <= d->n_pages && number <= max && msa_extract_going(d->x); number++)
         one_page(d, number);
     close_run(d);
+    if (msa_extract_going(d->x))
+        msa_pdf_files(d->x, d->doc, &d->n_files, d->r);
     if (!msa_extract_going(d->x))
         return;
     if (d->n_pages > max) {
@@ -225,7 +172,7 @@ static void pages(pdf *d)
 static void not_opened(msa_result *r, const GError *e)
 {
     if (e && e->domain == POPPLER_ERROR && e->code == POPPLER_ERROR_ENCRYPTED)
-        msa_result_set(r, MSA_EXTRACT_FAILED, "pdf_encrypted", "a password is needed");
+        msa_result_set(r, MSA_EXTRACT_FAILED, "pdf_encrypted", "a password is needed to open it");
     else
         msa_result_set(r, MSA_EXTRACT_FAILED, "pdf_damaged", "%s", e ? e->message : "the document cannot be opened");
 }
@@ -245,6 +192,7 @@ void msa_extract_pdf(msa_extract *x, msa_input *in, const msa_format *f, msa_res
         return;
     if (in->held.len < 5 || memcmp(in->held.data, "%PDF-", 5))
         msa_extract_warn(x, MSA_NOWHERE, "pdf_junk_prefix", "the document does not begin at the file's first byte");
+    d.xfa = memmem(in->held.data, (size_t)in->held.len, "/XFA", 4) != NULL;
     GBytes *bytes = g_bytes_new_static(in->held.data, (gsize)in->held.len);
     d.doc = poppler_document_new_from_bytes(bytes, NULL, &e);
     if (d.doc)
@@ -254,6 +202,7 @@ void msa_extract_pdf(msa_extract *x, msa_input *in, const msa_format *f, msa_res
     g_clear_error(&e);
     g_clear_object(&d.doc);
     g_bytes_unref(bytes);
-    msa_buf_free(&d.text);
+    msa_buf_free(&d.text.text);
+    msa_buf_free(&d.spans);
     msa_buf_free(&d.empty);
 }
