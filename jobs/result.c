@@ -6,6 +6,7 @@
 
 #include "jobs/json_out.h"
 #include "jobs/quote.h"
+#include "jobs/utf8.h"
 
 /* ---- citations -------------------------------------------------------------------- */
 
@@ -62,6 +63,30 @@ static json_t *citation(const msa_result_in *in, int64_t n, const msa_doc *d, co
     return c;
 }
 
+/* How a text is looked for in a passage. */
+typedef msa_rc look_for(const char *text, int64_t n, const char *passage, int64_t n_passage, msa_quote *out,
+                        msa_err *err);
+
+/* Looks in the text of a document and in what the model read of it; what is found in
+ * its view alone is a normalised quote of the text it stems from. */
+static msa_rc look(look_for *find, const char *text, int64_t n, const msa_doc *d, msa_quote *out, msa_err *err)
+{
+    msa_rc rc = find(text, n, d->text, d->text_bytes, out, err);
+    if (rc < 0 || d->view == MSA_VIEW_NONE)
+        return rc;
+    msa_view v = {0};
+    msa_quote q;
+    if ((rc = msa_doc_view(d, &v, err)) == MSA_OK &&
+        (rc = find(text, n, v.text.data, v.text.len, &q, err)) == MSA_OK && q.verified != MSA_VERIFIED_NONE) {
+        msa_view_source(&v, q.start, q.end, &q.start, &q.end);
+        if (q.end - q.start > out->end - out->start)
+            *out = (msa_quote){MSA_VERIFIED_NORMALIZED, q.start, q.end, msa_utf8_count(d->text, q.start),
+                               msa_utf8_count(d->text, q.end)};
+    }
+    msa_view_free(&v);
+    return rc;
+}
+
 /* Words that the answer puts in quotation marks and no passage holds: found
  * here, so that a reviewer need not look for them. false: there are none. */
 static msa_rc first_invented(const msa_result_in *in, int64_t *start, int64_t *end, bool *found, msa_err *err)
@@ -76,7 +101,7 @@ static msa_rc first_invented(const msa_result_in *in, int64_t *start, int64_t *e
             msa_quote q;
             if (!msa_corpus_doc_get(in->corpus, a->evidence[i], &d))
                 continue;
-            msa_rc rc = msa_quote_match(a->text + *start, *end - *start, d.text, d.text_bytes, &q, err);
+            msa_rc rc = look(msa_quote_match, a->text + *start, *end - *start, &d, &q, err);
             if (rc < 0)
                 return rc;
             held = q.verified != MSA_VERIFIED_NONE;
@@ -100,7 +125,7 @@ static msa_rc put_citations(const msa_result_in *in, json_t *list, msa_err *err)
         if (!msa_corpus_doc_get(in->corpus, a->evidence[i], &d))
             return msa_err_set(err, MSA_FATAL, MSA_E_INTERNAL, "document %lld is not in the corpus",
                                (long long)a->evidence[i]);
-        msa_rc rc = verify ? msa_quote_find(a->text, n, d.text, d.text_bytes, &q, err) : MSA_OK;
+        msa_rc rc = verify ? look(msa_quote_find, a->text, n, &d, &q, err) : MSA_OK;
         if (rc < 0)
             return rc;
         if (json_array_append_new(list, citation(in, i + 1, &d, &q)) < 0)

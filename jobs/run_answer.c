@@ -140,17 +140,17 @@ static void on_answer(void *user, const msa_answer *answer)
     r->status.now.completed++;
 }
 
-/* Original text of a document, for the engine. */
+/* What the model reads of a document, for the engine. */
 static msa_rc doc_text(void *user, int64_t doc, const char **text, int64_t *n, msa_err *err)
 {
     msa_run *r = user;
     msa_doc d;
-    (void)err;
     if (!msa_corpus_doc_get(r->corpus, doc, &d) || !d.alive)
         return MSA_END;
-    *text = d.text;
-    *n = d.text_bytes;
-    return MSA_OK;
+    msa_rc rc = msa_doc_view(&d, &r->view, err);
+    *text = r->view.text.data;
+    *n = r->view.text.len;
+    return rc;
 }
 
 static msa_rc write_bad(asking *a)

@@ -25,6 +25,7 @@ typedef struct msa_run {
     msa_model *model;
 
     msa_corpus *corpus;
+    msa_view view;              /* of the document that the engine read last */
     char store_state[65];       /* hash over the documents alive */
     msa_bank *bank;
     int64_t context_tokens;     /* of the documents in memory */

@@ -5,11 +5,16 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "ingest/heads.h"
+#include "ingest/ingest.h"
+#include "jobs/result.h"
+#include "tests/support_extract.h"
+#include "tests/support_ingest.h"
 
 /* Every place of the view leads to the text it stands for: what no span covers is
  * equal, spans rise and do not overlap. */
@@ -332,12 +337,158 @@ static void members_apart(void **state)
     msa_heads_free(h);
 }
 
+/* ---- a store ------------------------------------------------------------------ */
+
+static char *dir;
+
+/* Six pages with a head, a foot with the page's number, and a broken word; a text with
+ * a line end in a paragraph; records. */
+static void make_sources(const char *in)
+{
+    char pages[6][600];
+    const char *list[6];
+    for (int i = 0; i < 6; i++) {
+        snprintf(pages[i], sizeof pages[i],
+                 "BT /F1 9 Tf 11 TL 20 290 Td (ACME Master Agreement) Tj T* T* (Clause %c. Either party may notify the other of termi-) "
+                 "Tj T* (nation of %c in a self-) Tj T* (contained letter %c.) Tj T* (It is sent by %c.) Tj T* (%c ends.) Tj T* T* "
+                 "(Page %d of 6) Tj ET", 'A' + i, 'A' + i, 'A' + i, 'A' + i, 'A' + i, i + 1);
+        list[i] = pages[i];
+    }
+    msa_buf pdf = msa_test_pdf(list, 6, NULL, "");
+    msa_test_put(msa_test_path(in, "a.pdf"), 0, pdf.data, pdf.len);
+    msa_buf_free(&pdf);
+    msa_test_put_text(msa_test_path(in, "b.txt"), 0, WIDE "thirty\ndays of notice.\n");
+    msa_test_put_text(msa_test_path(in, "c.jsonl"), 0, "{\"id\": \"r\", \"text\": \"two  blanks and termi-\\nnation\"}\n");
+}
+
+static void ingest(const char *store, const char *in)
+{
+    msa_tokenizer *tok = msa_test_byte_tokenizer(dir, false);
+    char *extract = msa_test_program("msa-extract");
+    msa_source s = {.path = "in", .open_path = in};
+    msa_ingest_opts o = {.tokenizer = tok, .document_head = "[{id}]", .document_tail = ".", .n_workers = 1,
+                         .extract_path = extract};
+    msa_ingest_counts counts;
+    msa_err err;
+    msa_err_init(&err);
+    msa_ingest_limits_default(&o.limits);
+    if (msa_ingest_run(store, &s, 1, &o, &counts, &err) != MSA_OK)
+        fail_msg("%s", err.msg);
+    assert_int_equal(counts.files.indexed, 3);
+    free(extract);
+    msa_tokenizer_free(tok);
+}
+
+/* The byte tokenizer makes tokens readable. */
+static void check_read(const msa_corpus *c, int64_t id, msa_view_kind kind, const char *reads)
+{
+    msa_doc d;
+    msa_view v = {0};
+    char want[400], got[400];
+    assert_true(msa_corpus_doc_get(c, id, &d));
+    assert_int_equal(msa_doc_view(&d, &v, NULL), MSA_OK);
+    assert_int_equal(d.view, kind);
+    assert_int_equal(v.text.len, strlen(reads));
+    assert_memory_equal(v.text.data, reads, strlen(reads));
+    snprintf(want, sizeof want, "[%d]%s.", (int)id, reads);
+    assert_int_equal(d.n_tokens, strlen(want));
+    for (int64_t i = 0; i < d.n_tokens; i++)
+        got[i] = (char)d.tokens[i];
+    assert_memory_equal(got, want, strlen(want));
+    msa_view_free(&v);
+}
+
+static msa_rc take_line(void *user, const char *json, int64_t n)
+{
+    msa_buf_put(user, json, n);
+    msa_buf_puts(user, "\n");
+    return MSA_OK;
+}
+
+static void what_documents_read(void **state)
+{
+    const char *store = msa_test_path(dir, "store");
+    msa_corpus *c;
+    msa_buf manifest = {0};
+    (void)state;
+    make_sources(msa_test_path(dir, "in"));
+    ingest(store, msa_test_path(dir, "in"));
+    assert_int_equal(msa_corpus_open(store, &c, NULL), MSA_OK);
+    assert_int_equal(msa_corpus_alive(c), 8);
+    check_read(c, 1, MSA_VIEW_LINES,
+               "Clause A. Either party may notify the other of termination of A in a self-contained letter A.\n"
+               "It is sent by A.\nA ends.");
+    check_read(c, 7, MSA_VIEW_LINES, WIDE "thirty days of notice.");
+    check_read(c, 8, MSA_VIEW_NONE, "two  blanks and termi-\nnation");
+    assert_int_equal(msa_corpus_manifest(store, take_line, &manifest, NULL), MSA_OK);
+    assert_non_null(strstr(manifest.data, "\"dropped_lines\":[{\"line\":\"ACME Master Agreement\",\"count\":6},"
+                                          "{\"line\":\"Page 1 of 6\",\"count\":6}]"));
+    msa_buf_free(&manifest);
+    msa_corpus_close(c);
+}
+
+/* An answer repeats what the model read; the citation shows what the file says. */
+static void quotes_of_a_view(void **state)
+{
+    static const struct {
+        const char *answer, *verified, *quote;
+    } cases[] = {
+        {"notify the other of termination of A in a self-contained letter A [1]", "normalized",
+         "notify the other of termi-\nnation of A in a self-\ncontained letter A"},
+        {"It is sent by A.", "exact", "It is sent by A"},
+        {"It says \"Clause A. Either party may notify\"", "exact", "Clause A. Either party may notify"},
+        {"It says \"a self-contained letter\".", "normalized", "a self-\ncontained letter"},
+        {"It says \"a self-confident letter\".", "failed", "a self-confident letter"},
+    };
+    msa_corpus *c;
+    msa_doc d;
+    int64_t doc = 1;
+    (void)state;
+    assert_int_equal(msa_corpus_open(msa_test_path(dir, "store"), &c, NULL), MSA_OK);
+    assert_true(msa_corpus_doc_get(c, 1, &d));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        msa_answer a = {.outcome = MSA_ANSWERED, .finish_reason = "stop", .text = (char *)(uintptr_t)cases[i].answer,
+                        .evidence = &doc, .n_evidence = 1};
+        msa_buf line = {0};
+        assert_int_equal(msa_result_put(&(msa_result_in){"j", "q", "m", &a, c, 7, true}, &line, NULL), MSA_OK);
+        json_t *v = json_loads(line.data, 0, NULL);
+        const char *verified, *quote;
+        json_int_t from, to;
+        assert_int_equal(json_unpack(v, "{s:{s:{s:{s:[{s:s, s:s, s:I, s:I}]}}}}", "response", "body", "msa", "citations",
+                                     "verified", &verified, "quote", &quote, "char_start", &from, "char_end", &to), 0);
+        assert_string_equal(verified, cases[i].verified);
+        assert_string_equal(quote, cases[i].quote);
+        if (strcmp(verified, "failed") != 0) {
+            assert_int_equal(to - from, strlen(quote));
+            assert_memory_equal(d.text + (from - d.char_start), quote, strlen(quote));
+        }
+        json_decref(v);
+        msa_buf_free(&line);
+    }
+    msa_corpus_close(c);
+}
+
+static int make_dir(void **state)
+{
+    (void)state;
+    dir = msa_test_mkdir();
+    return 0;
+}
+
+static int remove_dir(void **state)
+{
+    (void)state;
+    msa_test_rmdir(dir);
+    return 0;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(broken_words),   cmocka_unit_test(characters), cmocka_unit_test(paragraphs),
         cmocka_unit_test(the_way_back),   cmocka_unit_test(any_text),   cmocka_unit_test(heads_and_feet),
-        cmocka_unit_test(members_apart),
+        cmocka_unit_test(members_apart),  cmocka_unit_test(what_documents_read),
+        cmocka_unit_test(quotes_of_a_view),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
