@@ -304,6 +304,7 @@ static bool is_jsonl(const msa_sniff *s)
     json_decref(record);
     return yes;
 }
+static bool is_csv(const msa_sniff *s) { return s->text && has_suffix(s->name, ".csv .tsv .tab"); }
 static bool is_markdown(const msa_sniff *s) { return s->text && has_suffix(s->name, ".md .markdown .mkd"); }
 static bool is_text(const msa_sniff *s) { return s->text; }
 static bool is_anything(const msa_sniff *s) { (void)s; return true; }
@@ -359,8 +360,9 @@ const msa_format msa_formats[] = {
     {"jsonl", ".jsonl .ndjson", is_jsonl, .extract = msa_extract_jsonl, .library = "jansson", .text = true},
     {"html", ".html .htm .xhtml", is_html, .extract = msa_extract_html, .library = "libxml2", .text = true},
     {"xml", XML_NAMES, is_xml, .extract = msa_extract_xml, .library = "libxml2", .text = true},
+    {"csv", ".csv .tsv .tab", is_csv, .extract = msa_extract_csv, .text = true},
     {"markdown", ".md .markdown .mkd", is_markdown, .extract = msa_extract_plain, .text = true},
-    {"text", ".txt .text .log .csv .tsv .json .yaml .yml .ini .conf .c .h .py .java .js .tex .rst .srt",
+    {"text", ".txt .text .log .json .yaml .yml .ini .conf .c .h .py .java .js .tex .rst .srt",
      is_text, .extract = msa_extract_plain, .text = true},
     {"data", NULL, is_anything, .extract = NULL},
     {0},
