@@ -130,6 +130,12 @@ typedef struct msa_bank_stat {
 void msa_bank_stat_get(const msa_bank *b, msa_bank_stat *out);
 /* Counts without a model, for status and plan; MSA_END when there is no bank. */
 msa_rc msa_bank_peek(const char *dir, msa_bank_stat *out, msa_err *err);
+/* Compares every extent with its checksums, without a model. Tells the documents
+ * of whole extents, in order, and each damage in words. MSA_END: there is no bank. */
+typedef void msa_bank_seen(void *user, int64_t doc, int64_t n_tokens, bool alive);
+typedef void msa_bank_damage(void *user, const char *what);
+msa_rc msa_bank_verify(const char *dir, msa_bank_seen *seen, msa_bank_damage *damage, void *user,
+                       int64_t *n_extents, msa_err *err);
 /* Durable tombstones; ids that are not in the bank or withdrawn already are
  * ignored, so that it can be repeated. */
 msa_rc msa_bank_withdraw(msa_bank *b, const int64_t *ids, int64_t n, msa_err *err);

@@ -14,7 +14,8 @@
  * On disk (formats to the byte in ingest/corpus_log.h):
  *   STORE/corpus.log      append-only records, one group a file, committed whole
  *   STORE/manifest.jsonl  every input file and member with its one outcome,
- *                         replaced atomically at the end of each ingest */
+ *                         replaced atomically at the end of each ingest
+ *   STORE/sources.json    the sources of the last ingest, for msa_ingest_verify */
 #ifndef MSA_INGEST_INGEST_H
 #define MSA_INGEST_INGEST_H
 
@@ -90,6 +91,22 @@ typedef struct msa_ingest_counts {
  * a source's path does not exist. */
 msa_rc msa_ingest_run(const char *store, const msa_source *sources, int64_t n_sources,
                       const msa_ingest_opts *opts, msa_ingest_counts *counts, msa_err *err);
+
+/* ---- verifying --------------------------------------------------------------- */
+
+/* What was compared, and how often it differed. */
+typedef struct msa_verified_counts {
+    int64_t files, members, docs, hashed, differences;
+} msa_verified_counts;
+/* what: one line for people, of UTF-8, file names escaped as in the manifest. */
+typedef void msa_difference(void *user, const char *what);
+
+/* Does everything tie? The corpus against its checksums, the manifest against
+ * itself and the corpus, both against the files of the sources as they are now:
+ * by size and time, with hash by content too. Reads only. MSA_OK also when there
+ * are differences; MSA_FAILED when there is no corpus or no manifest. */
+msa_rc msa_ingest_verify(const char *store, bool hash, msa_difference *difference, void *user,
+                         msa_verified_counts *counts, msa_err *err);
 
 /* ---- reading ---------------------------------------------------------------- */
 

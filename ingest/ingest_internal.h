@@ -91,6 +91,11 @@ msa_rc msa_ingest_extra(msa_ingest_state *r, const msa_walk_entry *e, msa_corpus
 msa_rc msa_ingest_trouble(msa_ingest_state *r, const msa_walk_entry *e, const msa_corpus_group *old,
                           const char *code, int sys_errno);
 
+/* ---- ingest_sources.c: STORE/sources.json */
+msa_rc msa_ingest_sources_write(const char *store, const msa_source *s, int64_t n, msa_err *err);
+/* Everything lives in the arena. MSA_E_DATA: the file cannot be used. */
+msa_rc msa_ingest_sources_read(const char *store, struct msa_arena *a, msa_source **out, int64_t *n, msa_err *err);
+
 /* ---- ingest_open.c */
 /* Opens files, as many as fit, and gives workers what has to be read. */
 msa_rc msa_ingest_open_ahead(msa_ingest_state *r);

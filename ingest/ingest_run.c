@@ -261,7 +261,9 @@ static msa_rc write_manifest(msa_ingest_state *r)
     msa_rc rc = msa_corpus_open(r->store, &c, r->err);
     if (rc < 0)
         return rc;
-    rc = msa_manifest_write(r->store, c, r->extras, r->n_extras, r->counts, r->err);
+    rc = msa_ingest_sources_write(r->store, r->sources, r->n_sources, r->err);
+    if (rc == MSA_OK)
+        rc = msa_manifest_write(r->store, c, r->extras, r->n_extras, r->counts, r->err);
     msa_corpus_close(c);
     return rc;
 }

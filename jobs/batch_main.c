@@ -44,6 +44,12 @@ static const msa_command commands[] = {
      "Lists every input file and archive member with its outcome and number of documents.\n"
      "  --outcomes                     counts by outcome and by code with the next step, and what failed\n",
      msa_cmd_ls},
+    {"verify", "sH", 1, 1, "verify STORE [--hash] | verify DIR [--store S]",
+     "Compares a store with its checksums and its source files, or the results in an output\n"
+     "folder with the texts they cite. Each difference is a line; none: exit 0, else 65.\n"
+     "  --hash                         compare the content of files, not only size and time\n"
+     "  --store S                      where the store is now, when it is not where the run had it\n",
+     msa_cmd_verify},
     {"show", "", 2, 2, "show STORE DOC", "Prints a document: its source and its text.\n", msa_cmd_show},
     {"tokenize", "mx", 0, 0, "tokenize --model DIR [--special] < texts.jsonl",
      "Reads lines {\"text\"} and writes lines {\"ids\"}. DIR needs a tokenizer.json only.\n"

@@ -13,8 +13,7 @@
 #include "engine/engine.h"
 #include "jobs/commands.h"
 
-/* Does a living process hold the lock? */
-static bool is_held(const char *dir)
+bool msa_is_held(const char *dir)
 {
     char *path = msa_file_join(dir, "lock");
     int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
@@ -38,7 +37,7 @@ int msa_cmd_status(const msa_options *o, msa_err *err)
     if (v) {
         /* a killed run cannot say that it ended: the lock does */
         bool over = json_is_integer(json_object_get(v, "exit_code"));
-        json_object_set_new(v, "running", json_boolean(!over && is_held(dir)));
+        json_object_set_new(v, "running", json_boolean(!over && msa_is_held(dir)));
         json_dumpf(v, stdout, JSON_INDENT(2));
         putchar('\n');
         rc = msa_print_end(err);

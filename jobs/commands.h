@@ -22,6 +22,10 @@ int msa_cmd_version(const msa_options *o, msa_err *err);
 int msa_cmd_status(const msa_options *o, msa_err *err);
 int msa_cmd_ls(const msa_options *o, msa_err *err);
 int msa_cmd_show(const msa_options *o, msa_err *err);
+/* Does a living process hold the lock of a store or output folder? */
+bool msa_is_held(const char *dir);
+/* cmd_verify.c */
+int msa_cmd_verify(const msa_options *o, msa_err *err);
 
 /* Reads a job file, or a batch file (*.jsonl) with --store, --model and --out. */
 msa_rc msa_cmd_open_job(const char *path, const msa_options *o, msa_job **out, msa_err *err);

@@ -738,6 +738,23 @@ static void check_outcome(const outcome *e)
         assert_true(*text_of(line, "stage") && *text_of(line, "reason") && *text_of(line, "next_step"));
 }
 
+static void print_difference(void *user, const char *what)
+{
+    (void)user;
+    print_error("%s\n", what);
+}
+
+/* Every file, member and page has its place, and is as it was read. */
+static void check_ties(void)
+{
+    msa_verified_counts n;
+    assert_int_equal(msa_ingest_verify(store, true, print_difference, NULL, &n, NULL), MSA_OK);
+    assert_int_equal(n.differences, 0);
+    assert_int_equal(n.files, counts.files.total);
+    assert_int_equal(n.members, counts.members.total);
+    assert_int_equal(n.docs, counts.docs);
+}
+
 static void a_row(void **state)
 {
     const row *r = *state;
@@ -749,6 +766,7 @@ static void a_row(void **state)
     check_outcome(&(outcome)INDEXED("in/good.txt", NULL, "A good file."));
     if (r->check)
         r->check();
+    check_ties();
 }
 
 static int group_set_up(void **state)

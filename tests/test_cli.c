@@ -756,6 +756,43 @@ static void looking_changes_nothing(void **state)
     says("stdout", "msa-extract reads: ");
 }
 
+/* Everything ties after a run; what was tampered with is named. */
+static void verify_a_store_and_its_results(void **state)
+{
+    (void)state;
+    put_job("sure", "store-sure", THREE, "");
+    EXPECT(0, "run", "--device", "ref", "sure.json");
+    EXPECT(0, "verify", "store-sure", "--hash");
+    says("stdout", "3 files (3 by content), 0 members, 5 documents, 5 in 1 extents of the bank: everything ties");
+    EXPECT(0, "verify", "out-sure");
+    says("stdout", "3 results, 6 citations: everything ties");
+    EXPECT(MSA_E_NOINPUT, "verify", "in");
+
+    put("in/z.txt", "New.\n");
+    EXPECT(MSA_E_DATA, "verify", "store-sure");
+    says("stdout", "new: in/z.txt is not in the manifest\n");
+    says("stdout", ": 1 differences\n");
+    assert_int_equal(unlink(in_dir("in/z.txt")), 0);
+
+    char *results = get("out-sure/results.jsonl"), *range = strstr(results, "\"char_end\":");
+    assert_non_null(range);
+    range[12] = range[12] == '1' ? '2' : '1';
+    put("out-sure/results.jsonl", results);
+    EXPECT(MSA_E_DATA, "verify", "out-sure");
+    says("stdout", "citation 1: ");
+    free(results);
+    put("out-sure/manifest.jsonl", "");
+    EXPECT(MSA_E_DATA, "verify", "out-sure", "--store", "store-sure");
+    says("stdout", "manifest.jsonl is not the one that run.json names\n");
+
+    int fd = open(in_dir("store-sure/bank/extent-00000000"), O_RDWR);
+    assert_true(fd >= 0 && pwrite(fd, "x", 1, 8192) == 1);
+    close(fd);
+    EXPECT(MSA_E_DATA, "verify", "store-sure");
+    says("stdout", "bank: ");
+    says("stdout", "does not match\n");
+}
+
 static void stages_alone(void **state)
 {
     (void)state;
@@ -791,6 +828,7 @@ int main(void)
         cmocka_unit_test(route_lines),
         cmocka_unit_test(tokenize_lines),
         cmocka_unit_test(looking_changes_nothing),
+        cmocka_unit_test(verify_a_store_and_its_results),
         cmocka_unit_test(stages_alone),
     };
     return cmocka_run_group_tests(tests, make_stage, clear_stage);

@@ -708,6 +708,111 @@ static void any_prefix_of_the_log_leads_to_the_same_corpus(void **state)
     free(kept);
 }
 
+static msa_buf found;
+
+static void take_difference(void *user, const char *what)
+{
+    (void)user;
+    msa_buf_printf(&found, "%s\n", what);
+}
+
+/* What verify says of the store: nothing, or these lines. */
+static void check_verify(bool hash, const char *want)
+{
+    msa_verified_counts n;
+    found.len = 0;
+    msa_buf_put(&found, "", 0);
+    msa_err_init(&err);
+    if (msa_ingest_verify(store, hash, take_difference, NULL, &n, &err) != MSA_OK)
+        fail_msg("%s", err.msg);
+    msa_buf_put(&found, "", 1);
+    assert_string_equal(found.data, want);
+    assert_int_equal(n.differences > 0, *want != 0);
+    msa_buf_free(&found);
+}
+
+static void verify_ties_a_store_to_its_files(void **state)
+{
+    (void)state;
+    msa_test_zip zip = {0};
+    msa_test_zip_add(&zip, "m.txt", "Alpha.\n", 7);
+    msa_test_zip_add(&zip, "n.txt", "Member.\n", 8);
+    msa_test_zip_end(&zip);
+    put("a.txt", 1, "Alpha.\n");
+    put("b.txt", 1, "Beta.\n");
+    put("c.txt", 1, "Alpha.\n");
+    put("d.pdf", 1, "%PDF-1.4 nothing obj\n");
+    msa_test_put(msa_test_path(in, "z.zip"), 1, zip.bytes.data, zip.bytes.len);
+    msa_buf_free(&zip.bytes);
+    assert_int_equal(symlink("a.txt", msa_test_path(in, "link")), 0);
+    ingest();
+    check_verify(false, "");
+    check_verify(true, "");
+
+    put("b.txt", 2, "Beta, changed.\n");
+    put("new.txt", 2, "New.\n");
+    assert_int_equal(unlink(msa_test_path(in, "c.txt")), 0);
+    assert_int_equal(unlink(msa_test_path(in, "link")), 0);
+    put("link", 1, "No link any more.\n");
+    check_verify(false, "changed: in/b.txt has another size or time than when it was ingested\n"
+                        "changed: in/link is not left out any more\n"
+                        "new: in/new.txt is not in the manifest\n"
+                        "gone: in/c.txt is not among the files of the sources\n");
+    ingest();
+    check_verify(true, "");
+    /* the same size and time do not hide other content from a digest, and a new
+     * time alone is nothing */
+    put("b.txt", 2, "Beta, chanGed.\n");
+    check_verify(false, "");
+    check_verify(true, "changed: in/b.txt has another content than when it was ingested\n");
+    put("b.txt", 3, "Beta, changed.\n");
+    check_verify(true, "");
+}
+
+/* Replaces the first `from` in a file of the store by `to`, of the same length. */
+static void forge(const char *name, const char *from, const char *to)
+{
+    int64_t n;
+    const char *path = msa_test_path(store, "%s", name);
+    char *data = msa_test_slurp(path, &n), *at = memmem(data, (size_t)n, from, strlen(from));
+    assert_non_null(at);
+    memcpy(at, to, strlen(to));
+    msa_test_put(path, 1, data, n);
+    free(data);
+}
+
+static void verify_finds_what_does_not_add_up(void **state)
+{
+    (void)state;
+    put("a.txt", 1, "Alpha.\n");
+    put("b.txt", 1, "Alpha.\n");
+    ingest();
+    char *kept = msa_test_slurp(msa_test_path(store, "manifest.jsonl"), NULL);
+    forge("manifest.jsonl", "\"docs\":1", "\"docs\":2");
+    check_verify(false, "corpus: in/a.txt is not what the manifest says: 1 documents and 0 members\n"
+                        "corpus: 1 documents, 2 in the manifest\n");
+    msa_test_put_text(msa_test_path(store, "manifest.jsonl"), 1, kept);
+    forge("manifest.jsonl", "\"duplicate_of\":\"in/a", "\"duplicate_of\":\"in/x");
+    check_verify(false, "manifest: in/b.txt repeats in/x.txt, which does not hold that content\n");
+    msa_test_put_text(msa_test_path(store, "manifest.jsonl"), 1, kept);
+    forge("manifest.jsonl", "indexed", "ignored");
+    check_verify(false, "manifest: line 1 is not one of ours\n"
+                        "manifest: in/b.txt repeats in/a.txt, which does not hold that content\n"
+                        "corpus: in/a.txt is not in the manifest\ncorpus: 1 documents, 0 in the manifest\n"
+                        "new: in/a.txt is not in the manifest\n");
+    msa_test_put_text(msa_test_path(store, "manifest.jsonl"), 1, kept);
+    free(kept);
+    check_verify(false, "");
+    /* a bit of the corpus itself: what stands behind it is lost */
+    forge("corpus.log", "in/b.txt", "in/c.txt");
+    msa_verified_counts n;
+    found = (msa_buf){0};
+    assert_int_equal(msa_ingest_verify(store, false, take_difference, NULL, &n, NULL), MSA_OK);
+    assert_non_null(strstr(found.data, "corpus.log: "));
+    msa_buf_free(&found);
+    assert_int_equal(msa_ingest_verify(in, false, take_difference, NULL, &n, NULL), MSA_FAILED);
+}
+
 /* What a code means and asks for stands in docs/OUTCOMES.md, once. */
 static void every_code_is_explained(void **state)
 {
@@ -827,6 +932,8 @@ int main(void)
         test(ignore_adds_and_fail_refuses),
         test(another_tokenizer_is_refused),
         test(a_missing_source_or_program_is_named),
+        test(verify_ties_a_store_to_its_files),
+        test(verify_finds_what_does_not_add_up),
         cmocka_unit_test(every_code_is_explained),
         test(workers_do_not_show_in_the_corpus),
         test(any_prefix_of_the_log_leads_to_the_same_corpus),
