@@ -30,7 +30,8 @@ typedef struct form {
     int64_t pages[2];      /* with an even and an odd number */
     int64_t seen;          /* the last page it was counted on, by page_serial */
     int64_t dropped;
-    bool head;
+    bool head, words;      /* words: it says more than numbers */
+    bool kept;             /* and stays where it stands first */
 } form;
 
 typedef struct place {
@@ -183,14 +184,26 @@ static bool grow_slots(msa_heads *h)
     return true;
 }
 
-/* Do a line's numbers go with a form's: each as far from the page's or, beside other
- * text, the same? */
+/* Do a line's numbers go with a form's: each the same or as far from the page's, and
+ * one of them so when there are no words? */
 static bool agrees(const form *f, const normal *l, int64_t page)
 {
-    for (int64_t i = 0; i < l->n_numbers; i++)
-        if (l->numbers[i] - page != f->numbers[i] - f->page && (l->n == 1 || l->numbers[i] != f->numbers[i]))
+    bool counts = f->words;
+    for (int64_t i = 0; i < l->n_numbers; i++) {
+        bool along = l->numbers[i] - page == f->numbers[i] - f->page;
+        if (!along && l->numbers[i] != f->numbers[i])
             return false;
-    return true;
+        counts |= along;
+    }
+    return counts;
+}
+
+static bool has_words(const normal *l)
+{
+    for (int64_t i = 0; i < l->n; i++)
+        if (isalpha((unsigned char)l->text[i]) || (unsigned char)l->text[i] >= 0x80)
+            return true;
+    return l->n_numbers == 0;
 }
 
 static bool add_form(msa_heads *h, uint64_t hash, const normal *l, const edge_line *e)
@@ -198,7 +211,7 @@ static bool add_form(msa_heads *h, uint64_t hash, const normal *l, const edge_li
     if (!grow(&h->forms, &h->cap_forms, h->n_forms, sizeof *h->forms))
         return false;
     form *f = &h->forms[h->n_forms++];
-    *f = (form){.hash = hash, .example = h->examples.len, .page = h->page};
+    *f = (form){.hash = hash, .example = h->examples.len, .page = h->page, .words = has_words(l)};
     memcpy(f->numbers, l->numbers, sizeof l->numbers);
     int64_t n = e->n;
     if (n > EXAMPLE_BYTES)
@@ -249,7 +262,8 @@ static void decide(msa_heads *h)
     for (int64_t i = 0; i < h->n_forms; i++) {
         form *f = &h->forms[i];
         f->head = most(f->pages[0] + f->pages[1], h->n_pages[0] + h->n_pages[1]) ||
-                  most(f->pages[0], h->n_pages[0]) || most(f->pages[1], h->n_pages[1]);
+                  (f->pages[1] == 0 && most(f->pages[0], h->n_pages[0])) ||
+                  (f->pages[0] == 0 && most(f->pages[1], h->n_pages[1]));
         h->n_heads += f->head;
     }
     free(h->heads);
@@ -386,11 +400,16 @@ msa_rc msa_heads_drops(msa_heads *h, int64_t from, int64_t to, msa_buf *ranges, 
             break;
         if (p->to <= from)
             continue;
-        msa_view_range r = {p->from > from ? p->from - from : 0, (p->to < to ? p->to : to) - from};
-        msa_buf_put(ranges, &r, sizeof r);
-        h->forms[p->form].dropped += p->from >= from; /* once, when a passage ends inside it */
+        form *f = &h->forms[p->form];
+        bool keep = f->words && !f->kept;
+        if (!keep) {
+            msa_view_range r = {p->from > from ? p->from - from : 0, (p->to < to ? p->to : to) - from};
+            msa_buf_put(ranges, &r, sizeof r);
+            f->dropped += p->from >= from; /* once, when a passage ends inside it */
+        }
         if (p->to > to)
             break;
+        f->kept |= keep;
     }
     if (h->next_place == h->n_places)
         h->next_place = h->n_places = 0;

@@ -8,11 +8,12 @@
  *
  * A line is one when its normal form stands among the first three or the last three
  * visible lines of at least 60 % of the pages that have text, or of those with odd or
- * with even numbers, and these are five or more. Normal form: ASCII letters in lower
- * case, runs of white space as one space; numbers count as the same when they are, or
- * when they are as far from the number of their page, so that "Page 7 of 12" is one form
- * and "Invoice 4711" is many. A line that is only a number, Arabic or Roman, must be
- * that far.
+ * with even numbers and of no others, and these are five or more. One that says more
+ * than numbers stays where it stands first: all that a document says can still be found
+ * in its views. Normal form: ASCII letters in lower case, runs of white space as one
+ * space; numbers count as the same when they are, or when they are as far from the
+ * number of their page, so that "Page 7 of 12" is one form and "Invoice 4711" is many.
+ * Without letters, or as a Roman number, a line must have a number of the second kind.
  * Lines above 200 bytes are no heads.
  *
  * What is one is decided once: when it is first asked, or when MSA_HEADS_LINES lines
