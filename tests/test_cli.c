@@ -786,7 +786,7 @@ static void verify_a_store_and_its_results(void **state)
     says("stdout", "manifest.jsonl is not the one that run.json names\n");
 
     int fd = open(in_dir("store-sure/bank/extent-00000000"), O_RDWR);
-    assert_true(fd >= 0 && pwrite(fd, "x", 1, 8192) == 1);
+    assert_true(fd >= 0 && pwrite(fd, "x", 1, 4096) == 1);
     close(fd);
     EXPECT(MSA_E_DATA, "verify", "store-sure");
     says("stdout", "bank: ");
