@@ -54,6 +54,9 @@ typedef struct job {
     int attempts, skips;
     int64_t patience;    /* times the usual limits of time: 2 for another attempt */
     msa_buf skip;        /* members that killed workers */
+    char *names[MSA_EVENT_DEPTH_MAX + 2]; /* display names of the open members, from depth 1 */
+    msa_loss losses[SKIPS_MAX + 1];
+    int64_t n_losses;
     bool restart;        /* the caller must forget before it sees more */
     char code[64];       /* why the worker was lost */
     msa_buf message;
@@ -110,6 +113,14 @@ static void job_free(job *j)
     msa_buf_free(&j->events);
     msa_buf_free(&j->skip);
     msa_buf_free(&j->message);
+    for (size_t i = 0; i < sizeof j->names / sizeof *j->names; i++)
+        free(j->names[i]);
+    for (int64_t i = 0; i < j->n_losses; i++) {
+        free((char *)j->losses[i].member);
+        free((char *)j->losses[i].code);
+        free((char *)j->losses[i].how);
+        free((char *)j->losses[i].errors);
+    }
     free(j);
 }
 
@@ -204,10 +215,25 @@ static bool skipped(const job *j, const char *path)
     return false;
 }
 
+/* Keeps what is known of a worker's end, with the members that were open then. */
+static void note_loss(job *j, msa_loss loss)
+{
+    msa_buf chain = {0};
+    for (int64_t d = 1; d < j->order.open; d++)
+        msa_buf_printf(&chain, "%s%s", d > 1 ? "!/" : "", j->names[d] ? j->names[d] : "?");
+    msa_buf_put(&chain, "", 0);
+    loss.page = j->order.open > 0 ? j->order.at[j->order.open - 1].page : 0;
+    loss.member = chain.data;
+    loss.code = msa_strdup(loss.code);
+    loss.how = msa_strdup(loss.how);
+    loss.errors = msa_strndup(loss.errors, loss.n_errors);
+    j->losses[j->n_losses++] = loss;
+}
+
 /* Another attempt, or the end of the file. The member that was open when the
  * last attempt ended is left out of the next one: an archive loses it and nothing
  * else, and each further bad member costs one worker. */
-static void job_again(msa_workers *w, job *j, bool may_repeat)
+static void job_again(msa_workers *w, job *j, bool may_repeat, msa_loss loss)
 {
     msa_buf path = {0};
     msa_event_order_path(&j->order, &path);
@@ -219,8 +245,12 @@ static void job_again(msa_workers *w, job *j, bool may_repeat)
         j->skips++;
         j->attempts = ATTEMPTS - 1;
         j->state = JOB_WAITING;
-    } else
+        loss.left_out = true;
+        note_loss(j, loss);
+    } else {
         j->state = JOB_LOST;
+        note_loss(j, loss);
+    }
     msa_buf_free(&path);
     if (j->state == JOB_WAITING) {
         j->restart = true;
@@ -319,7 +349,12 @@ static void worker_lost(msa_workers *w, worker *k, const char *code, const char 
     msa_buf_printf(&j->message, "%s%s", how, said);
     msa_log('w', "%s: %s: %s", j->display, code, j->message.data ? j->message.data : "");
     /* what took minutes once is not tried again */
-    job_again(w, j, strcmp(code, "limit_cpu") && strcmp(code, "limit_wall"));
+    msa_loss loss = {.code = code, .how = how, .errors = k->errors, .n_errors = k->n_errors};
+    if (!why && WIFSIGNALED(status))
+        loss.signal = WTERMSIG(status);
+    else if (!why)
+        loss.status = WEXITSTATUS(status);
+    job_again(w, j, strcmp(code, "limit_cpu") && strcmp(code, "limit_wall"), loss);
 }
 
 static bool worker_give(msa_workers *w, worker *k, job *j)
@@ -477,6 +512,10 @@ static bool take_frames(msa_workers *w, worker *k)
             if (rc == MSA_OK)
                 rc = msa_event_order_take(&j->order, &ev, &err);
             if (rc == MSA_OK) {
+                if (ev.kind == MSA_EV_MEMBER_BEGIN && ev.depth > 0) {
+                    free(j->names[ev.depth]);
+                    j->names[ev.depth] = msa_strdup(ev.name);
+                }
                 msa_buf_put(&j->events, k->in.data + at, f.total);
                 w->queued += f.total;
                 if (j->events.oom) {
@@ -635,6 +674,12 @@ msa_rc msa_workers_next(msa_workers *w, msa_event *ev, msa_err *err)
         pump(w, TICK_MS);
     }
     return dead(w, err);
+}
+
+int64_t msa_workers_losses(const msa_workers *w, const msa_loss **out)
+{
+    *out = w->spent ? w->spent->losses : NULL;
+    return w->spent ? w->spent->n_losses : 0;
 }
 
 /* ---- isolation -------------------------------------------------------------- */

@@ -90,6 +90,22 @@ msa_rc msa_workers_submit(msa_workers *w, int fd, const char *name, msa_source_f
  * submitted is left. MSA_FATAL: workers cannot be started at all. */
 msa_rc msa_workers_next(msa_workers *w, msa_event *ev, msa_err *err);
 
+/* Why something in a file was given up: the last worker that ended there. */
+typedef struct msa_loss {
+    const char *member;      /* display names of the members that were open, outer first, joined
+                                by "!/"; "" when it was the file itself */
+    bool left_out;           /* that member was left out and the rest of the file read; else the file
+                                was given up there */
+    const char *code, *how;  /* as END_FILE has them */
+    int signal, status;      /* how the worker ended; both 0: it was ended by us */
+    int64_t page;            /* the last page that it had begun in that member, 0: none */
+    const char *errors;      /* the first 4 KiB of its stderr, raw */
+    int64_t n_errors;
+} msa_loss;
+/* Those of the file whose END_FILE was the last event, valid until the next call;
+ * returns how many. */
+int64_t msa_workers_losses(const msa_workers *w, const msa_loss **out);
+
 /* How far workers are locked in, as they found by trying: "rlimit+seccomp+landlock7",
  * less where the kernel has less, "" before the first worker. */
 #define MSA_ISOLATION_MAX 64

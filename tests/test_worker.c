@@ -158,6 +158,10 @@ static void fake_file(const msa_job *job)
         crash();
     if (IS("crash once") && open(once, O_CREAT | O_EXCL | O_RDWR, 0600) >= 0)
         crash();
+    if (IS("crash on page 7")) {
+        say(&(msa_event){.kind = MSA_EV_PAGE, .page = 7});
+        crash();
+    }
     if (IS("slow"))
         usleep(300000);
     if (IS("surroundings"))
@@ -272,6 +276,12 @@ static char *run(const char *program, int64_t n_workers, const msa_ingest_limits
         if (ev.kind == MSA_EV_END_FILE) {
             if (ev.code)
                 msa_buf_printf(&log, "why %.*s\n", (int)ev.n, ev.text);
+            const msa_loss *lost;
+            int64_t n_lost = msa_workers_losses(w, &lost);
+            for (int64_t i = 0; i < n_lost; i++)
+                msa_buf_printf(&log, "lost \"%s\" %s %s signal %d status %d page %lld said %lld\n", lost[i].member,
+                               lost[i].left_out ? "member" : "file", lost[i].code, lost[i].signal, lost[i].status,
+                               (long long)lost[i].page, (long long)lost[i].n_errors);
             file++;
         }
     }
@@ -348,6 +358,21 @@ static void archives_lose_only_the_guilty(void **state)
                "restart\nbegin 0 0 text archive\ntext \"some text\"\nbegin 1 0 text m\ntext \"member\"\nend ok - 0 \n"
                "begin 1 1 text m\nend ok - 0 \nbegin 1 2 text m\nend ok - 0 \nbegin 1 3 text m\ntext \"member\"\nend ok - 0 \n"
                "end ok - 0 \nfile 0 ok -\n");
+}
+
+static void losses_are_told(void **state)
+{
+    (void)state;
+    expect_run(fake, NULL, "crash", "lost \"\" file crash_signal signal 6 status 0 page 0 said 0\n");
+    expect_run(fake, NULL, "out of memory", "lost \"\" file limit_memory signal 0 status 1 page 0 said 14\n");
+    expect_run(fake, NULL, "crash on page 7", "lost \"\" file crash_signal signal 6 status 0 page 7 said 0\n");
+    expect_run(fake, NULL, "crash once", "file 0 ok -\n"); /* its second attempt went well */
+    char *got = run(fake, 1, NULL, (const char *const[]){"archive", "fine", NULL});
+    assert_non_null(strstr(got, "file 0 ok -\nlost \"m\" member crash_signal signal 6 status 0 page 0 said 0\n"
+                                "lost \"m\" member crash_signal signal 6 status 0 page 0 said 0\n"));
+    assert_non_null(strstr(got, "file 1 ok -\n"));
+    assert_null(strstr(strstr(got, "file 1 ok"), "lost"));
+    free(got);
 }
 
 static void programs_that_do_not_start(void **state)
@@ -477,7 +502,7 @@ int main(int argc, char **argv)
         return fake_main();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(deaths), cmocka_unit_test(broken_protocol), cmocka_unit_test(clocks),
-        cmocka_unit_test(archives_lose_only_the_guilty), cmocka_unit_test(programs_that_do_not_start),
+        cmocka_unit_test(archives_lose_only_the_guilty), cmocka_unit_test(losses_are_told), cmocka_unit_test(programs_that_do_not_start),
         cmocka_unit_test(surroundings), cmocka_unit_test(later_files_wait), cmocka_unit_test(the_real_program),
         cmocka_unit_test(closing_early),
     };
