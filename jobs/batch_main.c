@@ -50,7 +50,10 @@ static const msa_command commands[] = {
      "  --hash                         compare the content of files, not only size and time\n"
      "  --store S                      where the store is now, when it is not where the run had it\n",
      msa_cmd_verify},
-    {"show", "", 2, 2, "show STORE DOC", "Prints a document: its source and its text.\n", msa_cmd_show},
+    {"show", "i", 2, 2, "show [--view] STORE DOC",
+     "Prints a document: its source and its text.\n"
+     "  --view                         print what the model reads of it: without running heads,\n"
+     "                                 hyphens and line ends of the layout\n", msa_cmd_show},
     {"tokenize", "mx", 0, 0, "tokenize --model DIR [--special] < texts.jsonl",
      "Reads lines {\"text\"} and writes lines {\"ids\"}. DIR needs a tokenizer.json only.\n"
      "  --special                      recognise special tokens in the text\n",

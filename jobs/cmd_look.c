@@ -100,9 +100,17 @@ int msa_cmd_show(const msa_options *o, msa_err *err)
                    d.page_label ? d.page_label : "");
         printf("range    characters %lld-%lld, %lld tokens\n\n", (long long)d.char_start, (long long)d.char_end,
                (long long)d.n_tokens);
-        fwrite(d.text, 1, (size_t)d.text_bytes, stdout);
-        putchar('\n');
-        rc = msa_print_end(err);
+        msa_view v = {0};
+        if (o->view && (rc = msa_doc_view(&d, &v, err)) == MSA_OK) {
+            d.text = v.text.data;
+            d.text_bytes = v.text.len;
+        }
+        if (rc == MSA_OK) {
+            fwrite(d.text, 1, (size_t)d.text_bytes, stdout);
+            putchar('\n');
+            rc = msa_print_end(err);
+        }
+        msa_view_free(&v);
     }
     msa_corpus_close(c);
     return rc < 0 ? (int)err->code : 0;

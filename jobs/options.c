@@ -13,9 +13,10 @@ typedef struct option_def {
 static const option_def defs[] = {
     {'h', false, "--help", "-h"},   {'q', false, "--quiet", "-q"},   {'v', false, "--verbose", "-v"},
     {'r', false, "--restart", NULL}, {'w', false, "--show", NULL},   {'u', false, "--outcomes", NULL},
-    {'x', false, "--special", NULL}, {'H', false, "--hash", NULL},   {'l', true, "--lock", NULL},    {'d', true, "--device", NULL},
-    {'c', true, "--compute", NULL},  {'t', true, "--threads", NULL}, {'s', true, "--store", NULL},
-    {'m', true, "--model", NULL},    {'o', true, "--out", NULL},     {'k', true, "--top", "-k"},
+    {'x', false, "--special", NULL}, {'H', false, "--hash", NULL},   {'i', false, "--view", NULL},
+    {'l', true, "--lock", NULL},     {'d', true, "--device", NULL},  {'c', true, "--compute", NULL},
+    {'t', true, "--threads", NULL},  {'s', true, "--store", NULL},   {'m', true, "--model", NULL},
+    {'o', true, "--out", NULL},      {'k', true, "--top", "-k"},
 };
 
 /* --name, --name=value or a short form. */
@@ -97,6 +98,7 @@ static void set_flag(msa_options *o, char letter)
     case 'w': o->show = true; break;
     case 'u': o->outcomes = true; break;
     case 'H': o->hash = true; break;
+    case 'i': o->view = true; break;
     default: o->special = true; break;
     }
 }

@@ -1,5 +1,6 @@
 /* Views: what the model reads of a passage, the way back to the text, and the heads
  * and feet that are left out. */
+#define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -471,6 +472,24 @@ static void quotes_of_a_view(void **state)
     msa_corpus_close(c);
 }
 
+static void show_prints_either(void **state)
+{
+    char *program = msa_test_program("msa-batch"), text[2][1000];
+    (void)state;
+    for (int view = 0; view < 2; view++) {
+        char *command = msa_sprintf("%s show %s %s 2", program, view ? "--view" : "", msa_test_path(dir, "store"));
+        FILE *f = popen(command, "r");
+        assert_non_null(f);
+        text[view][fread(text[view], 1, sizeof text[view] - 1, f)] = 0;
+        assert_int_equal(pclose(f), 0);
+        free(command);
+    }
+    assert_non_null(strstr(text[0], "\nACME Master Agreement\nClause B. Either party may notify the other of termi-\nnation"));
+    assert_non_null(strstr(text[1], "\n\nClause B. Either party may notify the other of termination of B in"));
+    assert_null(strstr(text[1], "ACME Master"));
+    free(program);
+}
+
 static int make_dir(void **state)
 {
     (void)state;
@@ -491,7 +510,7 @@ int main(void)
         cmocka_unit_test(broken_words),   cmocka_unit_test(characters), cmocka_unit_test(paragraphs),
         cmocka_unit_test(the_way_back),   cmocka_unit_test(any_text),   cmocka_unit_test(heads_and_feet),
         cmocka_unit_test(members_apart),  cmocka_unit_test(what_documents_read),
-        cmocka_unit_test(quotes_of_a_view),
+        cmocka_unit_test(quotes_of_a_view), cmocka_unit_test(show_prints_either),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
