@@ -84,6 +84,7 @@ static int by_ordinal(const void *a, const void *b)
 void msa_office_rest(msa_office *o, bool (*is_document)(const msa_office *o, const msa_office_part *part))
 {
     int64_t images = 0, media = 0, macros = 0;
+    bool text = o->put_bytes > 0;
     msa_office_page_end(o);
     o->page = 0;
     if (o->n_parts > 1)
@@ -101,7 +102,11 @@ void msa_office_rest(msa_office *o, bool (*is_document)(const msa_office *o, con
         else
             macros += has_suffix(part->name, "vbaProject.bin");
     }
-    if (images > 0)
+    if (!text && images > 0 && o->r->outcome == MSA_EXTRACT_OK)
+        msa_result_set(o->r, MSA_EXTRACT_FAILED, "no_text_layer", "no text, but %lld images", (long long)images);
+    else if (!text && o->r->outcome == MSA_EXTRACT_OK)
+        msa_extract_warn(o->x, MSA_NOWHERE, "empty_file", "the document has no text");
+    else if (images > 0)
         msa_extract_warn(o->x, MSA_NOWHERE, "images_not_read", "%lld images, whose text is not read", (long long)images);
     if (media > 0)
         msa_extract_warn(o->x, MSA_NOWHERE, "media_not_read", "%lld sounds and films", (long long)media);

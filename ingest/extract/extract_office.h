@@ -40,6 +40,7 @@ typedef struct msa_office {
     int64_t kept_bytes;
     int64_t steps;            /* entries passed over to reach a part */
     msa_buf text;             /* lines that have not left yet */
+    int64_t put_bytes;        /* of lines, so far */
     int64_t page;             /* the open page, or 0 */
     bool page_full;           /* limits allow no more pages */
 } msa_office;
@@ -152,6 +153,14 @@ void msa_office_drawing_table(msa_xml *xml);
 void msa_office_chart(msa_office *o, const char *part);
 /* Charts and diagrams that a part refers to. */
 void msa_office_graphics(msa_office *o, const msa_office_rels *rels);
+
+/* Word's paragraph numbers. */
+typedef struct msa_office_numbers msa_office_numbers;
+msa_office_numbers *msa_office_numbers_read(msa_office *o, const char *part);
+void msa_office_numbers_free(msa_office_numbers *n);
+/* Counts one paragraph of list id and appends its number ("2.1 ") or "- ". at:
+ * its level from 0, or -1: the one that is bound to its style. n may be NULL. */
+void msa_office_number(msa_office_numbers *n, int64_t id, int64_t at, const char *style, msa_buf *out);
 
 void msa_office_docx(msa_office *o, const char *part);
 void msa_office_xlsx(msa_office *o, const char *part);

@@ -14,6 +14,7 @@
 typedef struct style {
     char *id, *based_on;
     bool heading, body;     /* body: says that it is no heading, whatever it is based on */
+    int64_t list, level;    /* -1: says nothing */
 } style;
 
 typedef struct anchor {
@@ -26,6 +27,7 @@ typedef struct docx {
     msa_office *o;
     style *styles;
     int64_t n_styles, cap_styles;
+    msa_office_numbers *numbers;
     anchor anchors[ANCHORS_MAX];
     int64_t n_anchors;
     int64_t insertions, deletions, hidden;
@@ -44,6 +46,9 @@ typedef struct paragraph {
     docx *d;
     msa_buf text, boxes;
     bool hidden;            /* the run at hand is, and its mark is open */
+    bool heading;
+    char *style;
+    int64_t list, level;    /* -1: as its style says */
 } paragraph;
 
 static void blocks(msa_xml *xml, sink *to);
@@ -51,12 +56,15 @@ static void runs(msa_xml *xml, paragraph *p);
 
 /* ---- styles ----------------------------------------------------------------- */
 
+static int by_id(const void *a, const void *b)
+{
+    return strcmp(((const style *)a)->id, ((const style *)b)->id);
+}
+
 static const style *find_style(const docx *d, const char *id)
 {
-    for (int64_t i = 0; id && i < d->n_styles; i++)
-        if (!strcmp(d->styles[i].id, id))
-            return &d->styles[i];
-    return NULL;
+    style key = {.id = (char *)id};
+    return id && d->n_styles > 0 ? bsearch(&key, d->styles, (size_t)d->n_styles, sizeof key, by_id) : NULL;
 }
 
 static bool is_heading_style(const docx *d, const char *id)
@@ -70,6 +78,15 @@ static bool is_heading_style(const docx *d, const char *id)
     return false;
 }
 
+/* The list that the style, or one that it is based on, puts its paragraphs into. */
+static const style *list_style(const docx *d, const char *id)
+{
+    const style *s = find_style(d, id);
+    for (int i = 0; s && s->list < 0 && i < STYLE_CHAIN; i++)
+        s = find_style(d, s->based_on);
+    return s && s->list >= 0 ? s : NULL;
+}
+
 static bool is_heading_name(const char *name)
 {
     return name && (!strncasecmp(name, "heading", 7) || !strcasecmp(name, "title"));
@@ -79,7 +96,7 @@ static void read_style(docx *d, msa_xml *xml)
 {
     int64_t depth = xml->depth;
     const char *id = msa_xml_attr(xml, "styleId"), *type = msa_xml_attr(xml, "type");
-    style s = {.id = id && (!type || !strcmp(type, "paragraph")) ? msa_strdup(id) : NULL};
+    style s = {.id = id && (!type || !strcmp(type, "paragraph")) ? msa_strdup(id) : NULL, .list = -1, .level = -1};
     while (msa_xml_inside(xml, depth)) {
         if (xml->kind != MSA_XML_START)
             continue;
@@ -92,7 +109,10 @@ static void read_style(docx *d, msa_xml *xml)
             int64_t level = msa_xml_number(xml, "val", 9);
             s.heading = s.heading || (level >= 0 && level < 9);
             s.body = level == 9;
-        }
+        } else if (msa_xml_is(xml, "numId"))
+            s.list = msa_xml_number(xml, "val", -1);
+        else if (msa_xml_is(xml, "ilvl"))
+            s.level = msa_xml_number(xml, "val", -1);
     }
     if (s.id && d->n_styles == d->cap_styles) {
         int64_t cap = d->cap_styles ? 2 * d->cap_styles : 64;
@@ -119,6 +139,8 @@ static void read_styles(docx *d, const char *part)
         if (xml.kind == MSA_XML_START && msa_xml_is(&xml, "style") && d->n_styles < STYLES_MAX)
             read_style(d, &xml);
     msa_xml_close(&xml);
+    if (d->n_styles > 1)
+        qsort(d->styles, (size_t)d->n_styles, sizeof *d->styles, by_id);
 }
 
 /* ---- runs ------------------------------------------------------------------- */
@@ -161,6 +183,32 @@ static void run_properties(msa_xml *xml, paragraph *p)
         puts_text(p, "[hidden: ");
         p->d->hidden++;
         p->hidden = true;
+    }
+}
+
+static void paragraph_properties(msa_xml *xml, paragraph *p)
+{
+    int64_t depth = xml->depth, outline;
+    docx *d = p->d;
+    while (msa_xml_inside(xml, depth)) {
+        if (xml->kind != MSA_XML_START)
+            continue;
+        const char *val = msa_xml_attr(xml, "val");
+        if (msa_xml_is(xml, "pStyle") && val && !p->style) {
+            p->style = msa_strdup(val);
+            p->heading = is_heading_style(d, val);
+        } else if (msa_xml_is(xml, "outlineLvl"))
+            p->heading = (outline = msa_xml_number(xml, "val", 9)) >= 0 && outline < 9;
+        else if (msa_xml_is(xml, "numId"))
+            p->list = msa_xml_number(xml, "val", -1);
+        else if (msa_xml_is(xml, "ilvl"))
+            p->level = msa_xml_number(xml, "val", -1);
+        else if (msa_xml_is(xml, "del"))
+            d->deletions++; /* of the mark at the paragraph's end */
+        else if (msa_xml_is(xml, "ins"))
+            d->insertions++;
+        else if (msa_xml_is(xml, "pPrChange") || msa_xml_is(xml, "rPrChange"))
+            msa_xml_skip(xml);
     }
 }
 
@@ -258,6 +306,8 @@ static void run_element(msa_xml *xml, paragraph *p)
                 put(p, xml->text, xml->n);
     } else if (msa_xml_is(xml, "rPr"))
         run_properties(xml, p);
+    else if (msa_xml_is(xml, "pPr"))
+        paragraph_properties(xml, p);
     else if (msa_xml_is(xml, "tab") || msa_xml_is(xml, "ptab"))
         puts_text(p, "\t");
     else if (msa_xml_is(xml, "br") || msa_xml_is(xml, "cr"))
@@ -286,7 +336,7 @@ static void run_element(msa_xml *xml, paragraph *p)
     else if (msa_xml_is(xml, "AlternateContent"))
         alternatives(xml, p);
     else if (msa_xml_is(xml, "sdtPr") || msa_xml_is(xml, "instrText") || msa_xml_is(xml, "delText") ||
-             msa_xml_is(xml, "rt") || msa_xml_is(xml, "pPr"))
+             msa_xml_is(xml, "rt"))
         msa_xml_skip(xml);
 }
 
@@ -309,27 +359,6 @@ static void runs(msa_xml *xml, paragraph *p)
 
 /* ---- paragraphs and tables -------------------------------------------------- */
 
-static void paragraph_properties(msa_xml *xml, docx *d, bool *heading, bool *item)
-{
-    int64_t depth = xml->depth, level;
-    while (msa_xml_inside(xml, depth)) {
-        if (xml->kind != MSA_XML_START)
-            continue;
-        if (msa_xml_is(xml, "pStyle"))
-            *heading = is_heading_style(d, msa_xml_attr(xml, "val"));
-        else if (msa_xml_is(xml, "outlineLvl"))
-            *heading = (level = msa_xml_number(xml, "val", 9)) >= 0 && level < 9;
-        else if (msa_xml_is(xml, "numId"))
-            *item = msa_xml_number(xml, "val", 0) > 0;
-        else if (msa_xml_is(xml, "del"))
-            d->deletions++; /* of the mark at the paragraph's end */
-        else if (msa_xml_is(xml, "ins"))
-            d->insertions++;
-        else if (msa_xml_is(xml, "pPrChange") || msa_xml_is(xml, "rPrChange"))
-            msa_xml_skip(xml);
-    }
-}
-
 static void emit_boxes(sink *to, const msa_buf *boxes)
 {
     for (int64_t i = 0, n; i < boxes->len; i += n + 1) {
@@ -343,29 +372,31 @@ static void emit_boxes(sink *to, const msa_buf *boxes)
     }
 }
 
+/* The number that Word would show. */
+static void label(paragraph *p, msa_buf *out)
+{
+    const style *s = list_style(p->d, p->style);
+    int64_t list = p->list >= 0 ? p->list : s ? s->list : 0;
+    if (list > 0 && !msa_office_blank(&p->text))
+        msa_office_number(p->d->numbers, list, p->level >= 0 ? p->level : p->list < 0 && s ? s->level : -1, p->style, out);
+}
+
 static void read_paragraph(msa_xml *xml, sink *to)
 {
-    int64_t depth = xml->depth;
-    paragraph p = {.d = to->d};
-    bool heading = false, item = false;
-    while (msa_xml_inside(xml, depth)) {
-        if (xml->kind != MSA_XML_START)
-            continue;
-        if (msa_xml_is(xml, "pPr"))
-            paragraph_properties(xml, to->d, &heading, &item);
-        else if (msa_xml_is(xml, "r")) {
-            runs(xml, &p);
-            end_hidden(&p);
-        } else
-            run_element(xml, &p);
-    }
-    if (p.text.oom || p.boxes.oom)
-        msa_extract_stop(to->d->o->x, "limit_memory", "out of memory");
-    else if (to->cell)
-        msa_office_join(to->cell, "\n", &p.text);
-    else
-        msa_office_line(to->d->o, to->prefix[0] ? to->prefix : item && !heading ? "- " : "", &p.text, heading);
+    paragraph p = {.d = to->d, .list = -1, .level = -1};
+    msa_buf line = {0};
+    runs(xml, &p);
+    label(&p, &line);
+    msa_buf_put(&line, p.text.data ? p.text.data : "", p.text.len);
+    line.oom = line.oom || p.text.oom || p.boxes.oom;
+    if (to->cell) {
+        msa_office_join(to->cell, "\n", &line);
+        to->cell->oom = to->cell->oom || line.oom;
+    } else
+        msa_office_line(to->d->o, to->prefix, &line, p.heading);
     emit_boxes(to, &p.boxes);
+    free(p.style);
+    msa_buf_free(&line);
     msa_buf_free(&p.text);
     msa_buf_free(&p.boxes);
 }
@@ -538,6 +569,7 @@ void msa_office_docx(msa_office *o, const char *part)
     msa_xml xml;
     msa_office_rels_read(o, part, &rels);
     read_styles(&d, msa_office_rels_type(&rels, "styles", 0));
+    d.numbers = msa_office_numbers_read(o, msa_office_rels_type(&rels, "numbering", 0));
     running_parts(&d, &rels, "header", "[header] ");
     if (msa_xml_open(o, part, &xml)) {
         sink to = {&d, "", NULL};
@@ -564,5 +596,6 @@ void msa_office_docx(msa_office *o, const char *part)
         free(d.styles[i].based_on);
     }
     free(d.styles);
+    msa_office_numbers_free(d.numbers);
     msa_office_rels_free(&rels);
 }

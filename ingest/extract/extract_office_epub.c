@@ -78,7 +78,9 @@ static void chapter(epub *b, const char *name)
     msa_result r = {0};
     while (strcmp(html->name, "html"))
         html++;
+    int64_t before = o->x->text_bytes;
     html->extract(o->x, in, html, &r);
+    o->put_bytes += o->x->text_bytes - before;
     if (in->fault.code)
         msa_office_damaged(o, name, in->fault.code, in->fault.message);
     else if (r.code && r.outcome != MSA_EXTRACT_OK)

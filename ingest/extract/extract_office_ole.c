@@ -3,6 +3,7 @@
  * directory, whose entries of 128 bytes stand at multiples of 128. */
 #include "ingest/extract/extract.h"
 
+#include <ctype.h>
 #include <string.h>
 
 #define ENTRY 128
@@ -26,7 +27,7 @@ static const kind kinds[] = {
 };
 #define N_KINDS ((int64_t)(sizeof kinds / sizeof *kinds))
 
-/* Name in UTF-16LE, its length with the NUL in bytes at 64, kind of entry at 66:
+/* Name in UTF-16LE, case aside, its length with the NUL in bytes at 64, kind of entry at 66:
  * 1 a folder, 2 a stream. */
 static bool is_entry(const unsigned char *e, const char *name)
 {
@@ -34,7 +35,7 @@ static bool is_entry(const unsigned char *e, const char *name)
     if (e[64] != 2 * (n + 1) || e[65] != 0 || (e[66] != 2 && e[66] != 1))
         return false;
     for (int64_t i = 0; i <= n; i++)
-        if (e[2 * i] != (unsigned char)name[i] || e[2 * i + 1] != 0)
+        if (tolower(e[2 * i]) != tolower((unsigned char)name[i]) || e[2 * i + 1] != 0)
             return false;
     return true;
 }

@@ -10,8 +10,9 @@ static bool is_furniture(const char *placeholder)
     return placeholder && (!strcmp(placeholder, "sldNum") || !strcmp(placeholder, "dt") || !strcmp(placeholder, "sldImg"));
 }
 
-/* A shape, from its START to its END. */
-static void shape(msa_xml *xml, const char *prefix)
+/* A shape, from its START to its END. own: placeholders are left out, which
+ * slides fill. */
+static void shape(msa_xml *xml, const char *prefix, bool own)
 {
     int64_t depth = xml->depth;
     bool title = false, skip = false;
@@ -21,7 +22,7 @@ static void shape(msa_xml *xml, const char *prefix)
         if (msa_xml_is(xml, "ph")) {
             const char *type = msa_xml_attr(xml, "type");
             title = type && (!strcmp(type, "title") || !strcmp(type, "ctrTitle"));
-            skip = is_furniture(type);
+            skip = own || is_furniture(type);
         } else if (msa_xml_is(xml, "p") && !skip) {
             msa_buf text = {0};
             msa_office_drawing_paragraph(xml, &text);
@@ -33,7 +34,7 @@ static void shape(msa_xml *xml, const char *prefix)
 }
 
 /* Shapes of a slide or of its notes; true: the slide says that it is hidden. */
-static bool shapes(msa_office *o, const char *part, const char *prefix)
+static bool shapes(msa_office *o, const char *part, const char *prefix, bool own)
 {
     msa_xml xml;
     bool hidden = false;
@@ -45,7 +46,7 @@ static bool shapes(msa_office *o, const char *part, const char *prefix)
         if (msa_xml_is(&xml, "sld"))
             hidden = msa_xml_attr(&xml, "show") && !msa_xml_on(&xml, "show");
         else if (msa_xml_is(&xml, "sp"))
-            shape(&xml, prefix);
+            shape(&xml, prefix, own);
         else if (msa_xml_is(&xml, "tbl"))
             msa_office_drawing_table(&xml);
         else if (msa_xml_is(&xml, "Fallback"))
@@ -75,6 +76,23 @@ static void slide_comments(msa_office *o, const char *part)
     msa_xml_close(&xml);
 }
 
+/* What a layout and its master write on slides, once for each. */
+static void background(msa_office *o, const msa_office_rels *rels)
+{
+    msa_office_rels inner = {0};
+    const char *layout = msa_office_rels_type(rels, "slideLayout", 0), *master;
+    const msa_office_part *part = layout ? msa_office_find(o, layout) : NULL;
+    if (!part || part->used)
+        return;
+    msa_office_rels_read(o, layout, &inner);
+    master = msa_office_rels_type(&inner, "slideMaster", 0);
+    part = master ? msa_office_find(o, master) : NULL;
+    if (part && !part->used)
+        shapes(o, master, "[master] ", true);
+    shapes(o, layout, "[layout] ", true);
+    msa_office_rels_free(&inner);
+}
+
 static void slide(msa_office *o, const char *part, int64_t number)
 {
     msa_office_rels rels;
@@ -84,11 +102,12 @@ static void slide(msa_office *o, const char *part, int64_t number)
     if (!msa_office_find(o, part))
         msa_office_damaged(o, part, "part_missing", "the slide is not in the package");
     msa_office_rels_read(o, part, &rels);
-    if (shapes(o, part, ""))
+    if (shapes(o, part, "", false))
         msa_extract_warn(o->x, (msa_where){o->page, 0, -1}, "hidden_slide", "slide %lld is hidden", (long long)number);
     msa_office_graphics(o, &rels);
+    background(o, &rels);
     if ((other = msa_office_rels_type(&rels, "notesSlide", 0)))
-        shapes(o, other, "[notes] ");
+        shapes(o, other, "[notes] ", false);
     for (int64_t i = 0; (other = msa_office_rels_type(&rels, "comments", i)); i++)
         slide_comments(o, other);
     msa_office_rels_free(&rels);

@@ -278,7 +278,12 @@ static void put_cell(row *r, int64_t column, const msa_buf *value)
         for (int64_t c = r->last; c < column; c++)
             msa_buf_puts(&r->range, " | ");
     r->last = column;
-    for (int64_t i = 0; i < value->len; i++)
+    int64_t from = 0, to = value->len;
+    while (value->data[from] == ' ')
+        from++;
+    while (value->data[to - 1] == ' ')
+        to--;
+    for (int64_t i = from; i < to; i++)
         msa_buf_put(&r->range, strchr("\n\r\t", value->data[i]) ? " " : &value->data[i], 1);
 }
 

@@ -226,6 +226,7 @@ void msa_office_line(msa_office *o, const char *prefix, const msa_buf *text, boo
     msa_buf_puts(&o->text, prefix);
     int64_t at = o->text.len;
     msa_buf_put(&o->text, text->data + i, n - i);
+    o->put_bytes += n - i;
     for (; !o->text.oom && at < o->text.len; at++)
         if ((unsigned char)o->text.data[at] < ' ' && o->text.data[at] != '\t')
             o->text.data[at] = ' ';
