@@ -83,6 +83,7 @@ struct msa_extract {
     uint32_t seq;
     int64_t flushed_ms;
     bool deaf;               /* the sink refused */
+    bool owed;               /* a page, record or heading began that has no text yet */
     const char *stop;        /* a limit of the whole file was reached: its code */
     char stop_message[256];
     int64_t file_bytes, delivered, members, text_bytes;

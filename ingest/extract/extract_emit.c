@@ -116,11 +116,33 @@ static char *one_line(const char *s, int64_t max)
     return b.data;
 }
 
+/* What owes text is said only while some may still come, and gets at least a form
+ * feed before its member ends, whatever limit was reached in between. */
+static void emit_owing(msa_extract *x, const msa_event *ev)
+{
+    if (msa_extract_going(x) && x->text_bytes >= x->job.limits.text_bytes)
+        msa_extract_stop(x, "limit_text", "more than %lld bytes of text", (long long)x->job.limits.text_bytes);
+    if (!msa_extract_going(x))
+        return;
+    emit(x, ev);
+    x->owed = true;
+}
+
+static void settle(msa_extract *x)
+{
+    msa_event ev = {.kind = MSA_EV_TEXT, .text = "\f", .n = 1, .byte = -1};
+    if (!x->owed)
+        return;
+    emit(x, &ev);
+    x->text_bytes++;
+    x->owed = false;
+}
+
 void msa_extract_page(msa_extract *x, int64_t page, const char *label)
 {
     char *shown = one_line(label, MSA_FRAME_LABEL_MAX);
     msa_event ev = {.kind = MSA_EV_PAGE, .page = page, .label = shown, .byte = -1};
-    emit(x, &ev);
+    emit_owing(x, &ev);
     free(shown);
 }
 
@@ -128,7 +150,7 @@ void msa_extract_record(msa_extract *x, int64_t line, const char *id, const char
 {
     char *shown_id = one_line(id, MSA_FRAME_LABEL_MAX), *shown_title = one_line(title, MSA_FRAME_TITLE_MAX);
     msa_event ev = {.kind = MSA_EV_RECORD, .line = line, .label = shown_id, .title = shown_title, .byte = -1};
-    emit(x, &ev);
+    emit_owing(x, &ev);
     free(shown_id);
     free(shown_title);
 }
@@ -136,7 +158,7 @@ void msa_extract_record(msa_extract *x, int64_t line, const char *id, const char
 void msa_extract_heading(msa_extract *x)
 {
     msa_event ev = {.kind = MSA_EV_HEADING, .byte = -1};
-    emit(x, &ev);
+    emit_owing(x, &ev);
 }
 
 static void text_frames(msa_extract *x, const char *s, int64_t n)
@@ -152,6 +174,7 @@ static void text_frames(msa_extract *x, const char *s, int64_t n)
         }
         msa_event ev = {.kind = MSA_EV_TEXT, .text = s, .n = part, .byte = -1};
         emit(x, &ev);
+        x->owed = false;
         x->text_bytes += part;
         s += part;
         n -= part;
@@ -215,6 +238,7 @@ void msa_result_set(msa_result *r, msa_extract_outcome outcome, const char *code
 
 static void begin(msa_extract *x, const char *name, const char *type, int64_t ordinal)
 {
+    settle(x);
     char *shown = msa_display_name(name, (int64_t)strlen(name));
     msa_event ev = {.kind = MSA_EV_MEMBER_BEGIN, .depth = ++x->depth, .ordinal = ordinal,
                     .name = shown ? shown : "?", .type = type, .byte = -1};
@@ -225,6 +249,7 @@ static void begin(msa_extract *x, const char *name, const char *type, int64_t or
 
 static void end(msa_extract *x, const msa_result *r, const char *sha256, int64_t bytes)
 {
+    settle(x);
     char *shown = one_line(r->code ? r->message : NULL, MSA_FRAME_MESSAGE_MAX);
     msa_event ev = {.kind = MSA_EV_MEMBER_END, .outcome = r->outcome, .code = r->code, .text = shown,
                     .n = shown ? (int64_t)strlen(shown) : 0, .byte = r->code ? r->byte : -1, .bytes = bytes};

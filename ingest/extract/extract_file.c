@@ -41,6 +41,7 @@ msa_rc msa_extract_file(msa_extract *x, const msa_job *job, int fd, msa_err *err
     if (x->job.limits.ratio < 1)
         x->job.limits.ratio = 1;
     x->stop = NULL;
+    x->owed = false;
     x->delivered = x->members = x->text_bytes = x->warnings = x->warnings_cut = x->memory_held = 0;
     x->depth = -1;
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
