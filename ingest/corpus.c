@@ -54,6 +54,8 @@ msa_rc msa_corpus_open(const char *store, msa_corpus **out, msa_err *err)
     if (rc == MSA_OK) {
         msa_log_file_close(&log);
         rc = msa_corpus_map(&x, path, out, err);
+        if (rc == MSA_OK && (rc = msa_corpus_find_repeats(*out, err)) < 0)
+            msa_corpus_close(*out);
     } else
         msa_corpus_index_free(&x);
     free(path);
@@ -67,6 +69,7 @@ void msa_corpus_close(msa_corpus *c)
     if (c->map.data)
         msa_file_map_close(&c->map);
     msa_corpus_index_free(&c->x);
+    free(c->repeats);
     free(c);
 }
 
@@ -147,6 +150,15 @@ static const msa_corpus_batch *batch_of(const msa_corpus *c, int64_t id)
             hi = mid - 1;
     }
     return &c->x.batches[lo];
+}
+
+const char *msa_corpus_file_of(const msa_corpus *c, int64_t id)
+{
+    const msa_corpus_batch *b = batch_of(c, id);
+    const char *path = "";
+    if (b)
+        msa_corpus_file(c, &c->x.groups[b->group], &path, NULL, NULL);
+    return path;
 }
 
 static const char *string_or_null(const char *strings, uint32_t at)

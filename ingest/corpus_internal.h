@@ -50,11 +50,19 @@ void msa_corpus_index_free(msa_corpus_index *x);
 /* The group whose FILE record is at that offset, or NULL. */
 msa_corpus_group *msa_corpus_index_group(const msa_corpus_index *x, int64_t file);
 
+typedef struct msa_corpus_repeat msa_corpus_repeat; /* corpus_files.c */
+
 struct msa_corpus {
     msa_corpus_index x;
     msa_file_map map;
     int64_t alive;
+    msa_corpus_repeat *repeats; /* by what they repeat; of readers only */
+    int64_t n_repeats;
 };
+
+msa_rc msa_corpus_find_repeats(msa_corpus *c, msa_err *err);
+/* The display path of a document's file. */
+const char *msa_corpus_file_of(const msa_corpus *c, int64_t id);
 
 /* Opens the log of a store and reads it into x, which starts as {0}. Another
  * version of the format is MSA_FAILED, MSA_E_REFUSED, with what to do. */

@@ -149,6 +149,24 @@ bool msa_corpus_doc_get(const msa_corpus *c, int64_t id, msa_doc *out);
 /* What the model reads of a document; out is {0} or one made before. */
 msa_rc msa_doc_view(const msa_doc *d, msa_view *out, msa_err *err);
 
+/* The files with the most tokens, largest first: at most *n of them, *n is set. */
+typedef struct msa_file_tokens {
+    const char *path;        /* lives as long as the corpus */
+    int64_t tokens;
+} msa_file_tokens;
+void msa_corpus_largest(const msa_corpus *c, msa_file_tokens *out, int64_t *n);
+
+/* Under which other paths does the content of a document stand? Exact duplicates
+ * of its file or member, or of an archive around it, in the order in which they
+ * were ingested; the manifest has them all. Free with msa_corpus_paths_free. */
+#define MSA_ALSO_MAX 100
+typedef struct msa_corpus_paths {
+    char *paths[MSA_ALSO_MAX];
+    int64_t n;
+} msa_corpus_paths;
+msa_rc msa_corpus_also(const msa_corpus *c, int64_t id, msa_corpus_paths *out, msa_err *err);
+void msa_corpus_paths_free(msa_corpus_paths *p);
+
 /* One line a manifest entry, for `ls`: calls back in manifest order with the
  * JSON text of each line. */
 msa_rc msa_corpus_manifest(const char *store, msa_rc (*line)(void *user, const char *json, int64_t n),

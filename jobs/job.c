@@ -240,6 +240,7 @@ static void read_limits(msa_job *j, const json_t *o)
     take_int(o, "members", &l->members);
     take_int(o, "depth", &l->depth);
     take_int(o, "pages", &l->pages);
+    take_int(o, "tokens", &j->corpus_tokens);
 }
 
 static msa_rc read_corpus(msa_job *j, const char *dir, const json_t *o, msa_err *err)

@@ -69,6 +69,7 @@ typedef struct msa_job {
     int64_t passage_tokens;  /* 0: the default */
     msa_dtype bank_dtype;
     msa_ingest_limits limits;
+    int64_t corpus_tokens;   /* the corpus may have at most as many; 0: any number */
     msa_ask defaults;
     msa_query *queries;
     int64_t n_queries;

@@ -44,6 +44,9 @@ static void print_citation(const json_t *c)
     const char *record = text_of(c, "record"), *quote = text_of(c, "quote");
     printf("    [%lld] ", (long long)json_integer_value(json_object_get(c, "n")));
     print_text(text_of(c, "path"), "");
+    size_t also = json_array_size(json_object_get(c, "also"));
+    if (also)
+        printf(" and %zu other path%s", also, also > 1 ? "s" : "");
     if (*record) {
         printf(", record ");
         print_text(record, "");

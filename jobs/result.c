@@ -22,6 +22,21 @@ static json_t *members_of(const char *path)
     return list;
 }
 
+static json_t *also_of(const msa_corpus *c, int64_t doc)
+{
+    msa_corpus_paths p;
+    json_t *list = json_array();
+    if (list && msa_corpus_also(c, doc, &p, NULL) < 0) {
+        json_decref(list);
+        return NULL;
+    }
+    for (int64_t i = 0; list && i < p.n; i++)
+        json_array_append_new(list, msa_json_string(p.paths[i]));
+    if (list)
+        msa_corpus_paths_free(&p);
+    return list;
+}
+
 /* The score of the last round that routed the document. */
 static json_t *score_of(const msa_answer *a, int64_t doc)
 {
@@ -50,6 +65,7 @@ static json_t *citation(const msa_result_in *in, int64_t n, const msa_doc *d, co
     json_object_set_new(c, "doc_id", json_integer(d->id));
     json_object_set_new(c, "path", msa_json_string(d->path));
     json_object_set_new(c, "members", members_of(d->path));
+    json_object_set_new(c, "also", also_of(in->corpus, d->id));
     json_object_set_new(c, "sha256", msa_json_string(d->sha256));
     json_object_set_new(c, "file_sha256", msa_json_string(d->file_sha256));
     json_object_set_new(c, "record", msa_json_string(d->record));

@@ -48,6 +48,24 @@ static msa_rc load_model(msa_run *r, msa_err *err)
     return stopped(rc);
 }
 
+/* A corpus that is larger than the job allows is refused before a model is loaded. */
+static msa_rc check_size(const msa_run *r, msa_err *err)
+{
+    msa_file_tokens largest[5];
+    int64_t n = 5, limit = r->job->corpus_tokens;
+    if (!limit || r->context_tokens <= limit)
+        return MSA_OK;
+    msa_buf names = {0};
+    msa_corpus_largest(r->corpus, largest, &n);
+    for (int64_t i = 0; i < n; i++)
+        msa_buf_printf(&names, "%s%.200s (%lld)", i ? ", " : "", largest[i].path, (long long)largest[i].tokens);
+    msa_rc rc = msa_err_set(err, MSA_FAILED, MSA_E_CONFIG,
+                            "the corpus has %lld tokens, corpus.limits.tokens allows %lld; its largest files: %s",
+                            (long long)r->context_tokens, (long long)limit, names.data ? names.data : "");
+    msa_buf_free(&names);
+    return rc;
+}
+
 static msa_rc ingest_stage(msa_run *r, msa_err *err)
 {
     msa_rc rc = stage(r, MSA_STAGE_INGEST, err);
@@ -55,6 +73,8 @@ static msa_rc ingest_stage(msa_run *r, msa_err *err)
         rc = msa_run_ingest(r, err);
     if (stopped(rc) == MSA_OK)
         rc = msa_run_open_corpus(r, err);
+    if (stopped(rc) == MSA_OK)
+        rc = check_size(r, err);
     return stopped(rc);
 }
 

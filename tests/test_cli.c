@@ -756,6 +756,42 @@ static void looking_changes_nothing(void **state)
     says("stdout", "msa-extract reads: ");
 }
 
+/* A corpus that is too large is counted and refused; nothing of a model is read. */
+static void a_corpus_larger_than_allowed(void **state)
+{
+    (void)state;
+    put("much/small.txt", "One.\n");
+    put("much/large.txt", "One, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, thirteen.\n");
+    char *text = msa_sprintf("{\"version\": 1, \"id\": \"much\", \"model\": \"model\", \"queries\": [%s],\n"
+                             " \"corpus\": {\"store\": \"store-much\", \"sources\": [{\"path\": \"much\"}],\n"
+                             "  \"limits\": {\"tokens\": 20}}, \"output\": {\"dir\": \"out-much\"}}\n",
+                             QUERY("q1", "How many?"));
+    put("much.json", text);
+    free(text);
+    EXPECT(MSA_E_CONFIG, "run", "--device", "ref", "much.json");
+    says("stderr", "corpus.limits.tokens allows 20; its largest files: much/large.txt (");
+    says("stderr", "), much/small.txt (");
+    assert_true(access(in_dir("store-much/bank"), F_OK) < 0);
+    says("store-much/manifest.jsonl", "much/small.txt");
+}
+
+/* Citations of a text that several files hold name all of them. */
+static void a_shared_passage_names_its_other_paths(void **state)
+{
+    (void)state;
+    put("twins/a.txt", "The fee of Acme is 400 dollars a month.\n");
+    put("twins/b.txt", "The fee of Acme is 400 dollars a month.\n");
+    put("twins/c/d.txt", "The fee of Acme is 400 dollars a month.\n");
+    put("twins.json", "{\"version\": 1, \"id\": \"twins\", \"model\": \"model\", \"queries\": ["
+        QUERY("q1", "The fee?") "], \"defaults\": {\"max_tokens\": 4}, \"corpus\": {\"store\": \"store-twins\", "
+        "\"sources\": [{\"path\": \"twins\"}]}, \"output\": {\"dir\": \"out-twins\"}}\n");
+    EXPECT(0, "run", "--device", "ref", "--show", "twins.json");
+    assert_int_equal(check_lines("out-twins/results.jsonl", "result"), 1);
+    says("out-twins/results.jsonl", "\"path\":\"twins/a.txt\",\"members\":[],\"also\":[\"twins/b.txt\",\"twins/c/d.txt\"]");
+    says("stdout", "twins/a.txt and 2 other paths");
+    EXPECT(0, "verify", "out-twins");
+}
+
 /* Everything ties after a run; what was tampered with is named. */
 static void verify_a_store_and_its_results(void **state)
 {
@@ -828,6 +864,8 @@ int main(void)
         cmocka_unit_test(route_lines),
         cmocka_unit_test(tokenize_lines),
         cmocka_unit_test(looking_changes_nothing),
+        cmocka_unit_test(a_corpus_larger_than_allowed),
+        cmocka_unit_test(a_shared_passage_names_its_other_paths),
         cmocka_unit_test(verify_a_store_and_its_results),
         cmocka_unit_test(stages_alone),
     };

@@ -708,6 +708,51 @@ static void any_prefix_of_the_log_leads_to_the_same_corpus(void **state)
     free(kept);
 }
 
+static void check_also(int64_t doc, const char *want)
+{
+    msa_corpus *c;
+    msa_corpus_paths p;
+    msa_buf have = {0};
+    assert_int_equal(msa_corpus_open(store, &c, NULL), MSA_OK);
+    assert_int_equal(msa_corpus_also(c, doc, &p, NULL), MSA_OK);
+    for (int64_t i = 0; i < p.n; i++)
+        msa_buf_printf(&have, "%s\n", p.paths[i]);
+    msa_buf_put(&have, "", 1);
+    assert_string_equal(have.data, want);
+    msa_buf_free(&have);
+    msa_corpus_paths_free(&p);
+    msa_corpus_close(c);
+}
+
+/* Through files, members, and archives around them, however they repeat. */
+static void every_path_of_a_content_is_known(void **state)
+{
+    (void)state;
+    msa_test_zip inner = {0}, outer = {0}, other = {0};
+    msa_test_zip_add(&inner, "deep.txt", "Deep.\n", 6);
+    msa_test_zip_add(&inner, "deep.txt", "Deep.\n", 6);
+    msa_test_zip_end(&inner);
+    msa_test_zip_add(&outer, "in.zip", inner.bytes.data, inner.bytes.len);
+    msa_test_zip_end(&outer);
+    msa_test_zip_add(&other, "x.txt", "Own.\n", 5);
+    msa_test_zip_add(&other, "again.zip", inner.bytes.data, inner.bytes.len);
+    msa_test_zip_end(&other);
+    put("a.txt", 1, "Plain.\n");
+    msa_test_put(msa_test_path(in, "b.zip"), 1, outer.bytes.data, outer.bytes.len);
+    msa_test_put(msa_test_path(in, "c.zip"), 1, outer.bytes.data, outer.bytes.len);
+    msa_test_put(msa_test_path(in, "d.zip"), 1, other.bytes.data, other.bytes.len);
+    put("e.txt", 1, "Deep.\n");
+    put("f.txt", 1, "Plain.\n");
+    msa_buf_free(&inner.bytes);
+    msa_buf_free(&outer.bytes);
+    msa_buf_free(&other.bytes);
+    ingest();
+    check_dump("1 in/a.txt 0 0-6 Plain.\n2 in/b.zip!/in.zip!/deep.txt 0 0-5 Deep.\n3 in/d.zip!/x.txt 0 0-4 Own.\n");
+    check_also(1, "in/f.txt\n");
+    check_also(2, "in/c.zip!/in.zip!/deep.txt\nin/d.zip!/again.zip!/deep.txt\nin/e.txt\n");
+    check_also(3, "");
+}
+
 static msa_buf found;
 
 static void take_difference(void *user, const char *what)
@@ -932,6 +977,7 @@ int main(void)
         test(ignore_adds_and_fail_refuses),
         test(another_tokenizer_is_refused),
         test(a_missing_source_or_program_is_named),
+        test(every_path_of_a_content_is_known),
         test(verify_ties_a_store_to_its_files),
         test(verify_finds_what_does_not_add_up),
         cmocka_unit_test(every_code_is_explained),
