@@ -179,6 +179,7 @@ void msa_extract_jsonl(msa_extract *x, msa_input *in, const msa_format *f, msa_r
 void msa_extract_html(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
 void msa_extract_xml(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
 void msa_extract_csv(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
+void msa_extract_rtf(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
 void msa_extract_mail(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
 void msa_extract_mbox(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
 

@@ -352,7 +352,7 @@ const msa_format msa_formats[] = {
     {"xar", ".xar", is_xar, .extract = NULL},
     {"iso", ".iso", is_iso, .extract = NULL},
     {"warc", ".warc", is_warc, .extract = NULL},
-    {"rtf", ".rtf", is_rtf, .extract = NULL},
+    {"rtf", ".rtf", is_rtf, .extract = msa_extract_rtf},
     {"postscript", ".ps .eps", is_postscript, .extract = NULL},
     {"tnef", NULL, is_tnef, .extract = NULL},
     {"mbox", ".mbox .mbx", is_mbox, .extract = msa_extract_mbox, .container = true},
