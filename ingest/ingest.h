@@ -15,6 +15,9 @@
  *   STORE/corpus.log      append-only records, one group a file, committed whole
  *   STORE/manifest.jsonl  every input file and member with its one outcome,
  *                         replaced atomically at the end of each ingest
+ *   STORE/quarantine.jsonl  what ended parsers (ingest/quarantine.h): not read again by
+ *                         the same program; a loss in more than 5 % of the files read,
+ *                         20 at least, or in 50 in a row, ends the run (MSA_E_INTERNAL)
  *   STORE/sources.json    the sources of the last ingest, for msa_ingest_verify */
 #ifndef MSA_INGEST_INGEST_H
 #define MSA_INGEST_INGEST_H
@@ -65,6 +68,9 @@ typedef struct msa_ingest_opts {
     const char *extract_path;   /* the msa-extract program */
     msa_on_change on_change;
     msa_ingest_limits limits;
+    bool isolation_required;    /* refuse (MSA_E_UNAVAILABLE) when workers cannot be locked in by a
+                                   system call filter */
+    bool retry_quarantined;     /* read what is in quarantine.jsonl once more */
     atomic_int *stop;           /* not 0: commit the file in flight, return MSA_END */
     void (*progress)(void *user, int64_t files_done, int64_t files_seen, int64_t docs);
     void *user;
@@ -80,6 +86,7 @@ typedef struct msa_ingest_counts {
     int64_t docs, docs_new, docs_withdrawn;   /* alive now; by this run */
     int64_t tokens;                           /* of alive documents, wrapped */
     int64_t files_unchanged;                  /* skipped: known by size and time */
+    char isolation[64];                       /* of the workers: "rlimit+seccomp+landlock7"; "" when none ran */
 } msa_ingest_counts;
 
 /* Brings the store's corpus in line with the sources: new and changed files are

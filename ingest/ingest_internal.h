@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 
 #include "ingest/intake.h"
+#include "ingest/quarantine.h"
 #include "ingest/walk.h"
 
 typedef struct msa_work {
@@ -59,6 +60,8 @@ typedef struct msa_ingest_state {
     msa_contents known;              /* of files that live and are not to be read again */
     msa_intake *intake;
     msa_workers *workers;
+    msa_quarantine *quarantine;
+    int64_t n_read, n_lost, lost_in_row; /* files given to workers; those that ended one */
     msa_work *todo;
     int64_t n_todo, cap_todo, next;  /* next: to be opened */
     int64_t barrier;                 /* what comes from here on waits until all before is settled */
@@ -77,6 +80,9 @@ msa_rc msa_ingest_plan(msa_ingest_state *r);
 msa_rc msa_ingest_add(msa_ingest_state *r, msa_work w);
 /* The contents of one group become known. */
 msa_rc msa_ingest_learn(msa_ingest_state *r, const msa_corpus_group *g);
+/* Is an unchanged file to be read again, because the last time a parser ended on it?
+ * Not by the program that did. */
+bool msa_ingest_once_more(const msa_ingest_state *r, const msa_corpus_group *g);
 /* Does a group repeat content that does not live any more where it says? */
 bool msa_ingest_is_orphan(const msa_ingest_state *r, const msa_corpus_group *g);
 static inline bool msa_ingest_has_content(uint32_t outcome)

@@ -92,7 +92,7 @@ bool msa_ingest_changed(const msa_flight *f)
 static bool stands(const msa_ingest_state *r, const msa_flight *f)
 {
     const msa_corpus_group *g = f->w.old;
-    return g && !g->retry && (uint32_t)r->sources[f->w.e->source].format == g->format &&
+    return g && !msa_ingest_once_more(r, g) && (uint32_t)r->sources[f->w.e->source].format == g->format &&
            strcmp(msa_corpus_file(r->writer.before, g, NULL, NULL, NULL)->sha256, f->sha256) == 0 &&
            !msa_ingest_is_orphan(r, g);
 }
@@ -100,7 +100,7 @@ static bool stands(const msa_ingest_state *r, const msa_flight *f)
 static msa_rc need_workers(msa_ingest_state *r)
 {
     msa_workers_opts o = {.extract_path = r->o->extract_path, .n_workers = r->n_workers,
-                          .limits = r->o->limits};
+                          .limits = r->o->limits, .isolation_required = r->o->isolation_required};
     return r->workers ? MSA_OK : msa_workers_new(&o, &r->workers, r->err);
 }
 
@@ -115,6 +115,14 @@ static int64_t under_way(const msa_ingest_state *r, const msa_flight *f)
     return -1;
 }
 
+/* Was the whole of this content given up by this program? */
+static bool is_quarantined(const msa_ingest_state *r, const msa_flight *f)
+{
+    bool whole;
+    msa_quarantine_find(r->quarantine, f->sha256, &whole);
+    return whole && !r->o->retry_quarantined;
+}
+
 /* Opens the next file, unless it repeats one whose end is not known yet: then
  * nothing is opened before that. */
 static msa_rc open_next(msa_ingest_state *r)
@@ -127,6 +135,8 @@ static msa_rc open_next(msa_ingest_state *r)
             f.how = MSA_FOUND_SAME;
         else if (msa_contents_get(&r->known, f.sha256))
             f.how = MSA_FOUND_DUPLICATE;
+        else if (!f.w.old && is_quarantined(r, &f))
+            trouble(&f, "quarantined", 0);
         else if ((r->wait = under_way(r, &f)) < 0) {
             f.how = MSA_FOUND_READABLE;
             f.submission = r->submissions++;

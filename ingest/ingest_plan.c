@@ -55,6 +55,7 @@ static const char *trouble_text(const char *code)
 {
     return strcmp(code, "vanished") == 0 ? "it was there when the folder was listed and is gone now"
          : strcmp(code, "changed_during_read") == 0 ? "it changed while it was read, twice"
+         : strcmp(code, "quarantined") == 0 ? "its content ended the parser before, see quarantine.jsonl"
          : "it cannot be read";
 }
 
@@ -131,6 +132,19 @@ static bool is_hidden(const msa_walk_entry *const *folders, int64_t n, const cha
     return false;
 }
 
+bool msa_ingest_once_more(const msa_ingest_state *r, const msa_corpus_group *g)
+{
+    switch (msa_quarantine_find(r->quarantine, msa_corpus_file(r->writer.before, g, NULL, NULL, NULL)->sha256, NULL)) {
+    case MSA_QUARANTINE_HERE:
+        return r->o->retry_quarantined;
+    case MSA_QUARANTINE_ELSEWHERE:
+        return true;
+    case MSA_QUARANTINE_NONE:
+        break;
+    }
+    return g->retry;
+}
+
 static standing stand(const msa_ingest_state *r, const msa_walk_entry *e, const msa_corpus_group *g)
 {
     if (r->o->on_change == MSA_CHANGE_IGNORE)
@@ -139,7 +153,7 @@ static standing stand(const msa_ingest_state *r, const msa_walk_entry *e, const 
         return STANDING_GONE;
     if (e->kind == MSA_WALK_ERROR)
         return STANDING_KEPT;
-    bool same = e->size == g->size && e->mtime_ns == g->mtime_ns && !g->retry &&
+    bool same = e->size == g->size && e->mtime_ns == g->mtime_ns && !msa_ingest_once_more(r, g) &&
                 (uint32_t)r->sources[e->source].format == g->format;
     return same ? STANDING_KEPT : STANDING_CHANGED;
 }

@@ -2,6 +2,7 @@
 #include "ingest/ingest_internal.h"
 
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -90,6 +91,40 @@ static bool is_code(const msa_manifest_entry *e, const char *code)
     return e->code && strcmp(e->code, code) == 0;
 }
 
+/* Files of a collection end parsers one by one; a program that does not work ends on
+ * all of them. Limits that were reached are no sign of that. */
+#define LOST_MIN 20
+#define LOST_ONE_IN 20
+#define LOST_IN_ROW 50
+
+static msa_rc check_budget(const msa_ingest_state *r)
+{
+    bool many = r->n_lost >= LOST_MIN && r->n_lost > r->n_read / LOST_ONE_IN;
+    if (!many && r->lost_in_row < LOST_IN_ROW)
+        return MSA_OK;
+    return msa_err_set(r->err, MSA_FATAL, MSA_E_INTERNAL, "%lld of %lld files ended the parser, the last %lld in a row: "
+                       "this looks like a broken installation (msa-batch doctor), not like damaged files. What is "
+                       "done stays; quarantine.jsonl in the store says how each ended",
+                       (long long)r->n_lost, (long long)r->n_read, (long long)r->lost_in_row);
+}
+
+/* Writes down what the file did to its workers. */
+static msa_rc note_losses(msa_ingest_state *r, const msa_flight *f)
+{
+    const msa_loss *lost;
+    int64_t n = msa_workers_losses(r->workers, &lost);
+    bool broken = false;
+    msa_rc rc = MSA_OK;
+    r->n_read++;
+    for (int64_t i = 0; rc == MSA_OK && i < n; i++) {
+        rc = msa_quarantine_add(r->quarantine, f->w.e->display, f->sha256, &lost[i], &r->o->limits, r->err);
+        broken |= lost[i].code && strncmp(lost[i].code, "limit_", 6) != 0;
+    }
+    r->n_lost += broken;
+    r->lost_in_row = broken ? r->lost_in_row + 1 : 0;
+    return rc == MSA_OK && n == 0 ? msa_quarantine_release(r->quarantine, f->sha256, r->err) : rc;
+}
+
 /* The open group becomes the file's, unless something speaks against it. */
 static msa_rc settle_read(msa_ingest_state *r, const msa_flight *f)
 {
@@ -105,9 +140,12 @@ static msa_rc settle_read(msa_ingest_state *r, const msa_flight *f)
         msa_rc rc = msa_corpus_writer_abort(&r->writer, r->err);
         return rc == MSA_OK ? msa_ingest_trouble(r, f->w.e, f->w.old, "io_error", 0) : rc;
     }
+    msa_rc rc = note_losses(r, f);
+    if (rc < 0)
+        return rc;
     /* an archive that was read meanwhile may hold the same content */
     if (msa_contents_get(&r->known, f->sha256)) {
-        msa_rc rc = msa_corpus_writer_abort(&r->writer, r->err);
+        rc = msa_corpus_writer_abort(&r->writer, r->err);
         return rc == MSA_OK ? commit_duplicate(r, f, e->type) : rc;
     }
     e->bytes = f->st.st_size;
@@ -118,13 +156,12 @@ static msa_rc settle_read(msa_ingest_state *r, const msa_flight *f)
     const char *before = NULL;
     if (f->w.old && f->w.old->outcome == MSA_CORPUS_FAILED)
         msa_corpus_file(r->writer.before, f->w.old, NULL, NULL, &before);
-    msa_rc rc;
     if (before && line && strcmp(before, line) == 0 && f->w.old->mtime_ns == rec.mtime_ns)
         rc = msa_corpus_writer_abort(&r->writer, r->err); /* it failed as it had failed before */
     else
         rc = commit(r, f, rec, line, in.contents);
     free(line);
-    return rc;
+    return rc == MSA_OK ? check_budget(r) : rc;
 }
 
 static int64_t clock_ns(void)
@@ -252,7 +289,8 @@ static msa_rc set_up(msa_ingest_state *r)
     msa_intake_opts in = {.writer = &r->writer, .known = &r->known, .tokenizer = o->tokenizer,
                           .document_head = o->document_head, .document_tail = o->document_tail,
                           .passage_tokens = target};
-    return msa_intake_new(&in, &r->intake, r->err);
+    rc = msa_quarantine_open(r->store, o->extract_path, &r->quarantine, r->err);
+    return rc == MSA_OK ? msa_intake_new(&in, &r->intake, r->err) : rc;
 }
 
 static msa_rc write_manifest(msa_ingest_state *r)
@@ -276,6 +314,7 @@ static void tear_down(msa_ingest_state *r)
     }
     free(r->extras);
     msa_workers_free(r->workers);
+    msa_quarantine_close(r->quarantine);
     msa_intake_free(r->intake);
     msa_contents_free(&r->known);
     msa_corpus_writer_close(&r->writer);
@@ -303,6 +342,8 @@ msa_rc msa_ingest_run(const char *store, const msa_source *sources, int64_t n_so
         if (rc >= 0 && synced < 0)
             rc = synced;
     }
+    if (r->workers)
+        snprintf(counts->isolation, sizeof counts->isolation, "%s", msa_workers_isolation(r->workers));
     if (rc >= 0) {
         msa_rc written = write_manifest(r);
         if (written < 0)

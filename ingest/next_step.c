@@ -27,6 +27,9 @@ const msa_outcome_code msa_outcome_codes[] = {
     {"archive_damaged", AGAIN},
     {"archive_unsupported", "unpack it or convert it to zip"},
     {"member_damaged", AGAIN},
+    {"checksum", AGAIN},
+    {"multi_volume", "unpack the whole set by hand and add the files"},
+    {"cycle", NULL},
     {"bad_line", "mend the line, or leave it out"},
     {"field_missing", "name the field with the text \"text\""},
     /* limits */
@@ -44,8 +47,11 @@ const msa_outcome_code msa_outcome_codes[] = {
     {"crash_signal", BROKE},
     {"crash_exit", BROKE},
     {"protocol", BROKE},
+    {"quarantined", "convert it with another program, or run with --retry-quarantined"},
     /* warnings: all text is there, or what is not is said */
     {"empty_file", NULL},
+    {"size_mismatch", NULL},
+    {"zip_streamed", NULL},
     {"type_mismatch", NULL},
     {"pdf_junk_prefix", NULL},
     {"nul_in_text", NULL},

@@ -127,19 +127,17 @@ static msa_rc load(msa_quarantine *q, msa_err *err)
     return rc;
 }
 
-/* What counts as the same program: its bytes. */
-static msa_rc name_program(const char *path, char **out, msa_err *err)
+/* What counts as the same program: its bytes. One that cannot be read cannot be run
+ * either, which is told where it is needed. */
+static char *name_program(const char *path)
 {
-    char *data = NULL, hex[65];
+    char *data = NULL, hex[65] = "?", *name;
     int64_t n = 0;
-    msa_rc rc = msa_file_read(path, FILE_MAX, &data, &n, err);
-    if (rc == MSA_OK) {
+    if (msa_file_read(path, FILE_MAX, &data, &n, NULL) == MSA_OK)
         msa_sha256_hex(data, n, hex);
-        *out = msa_sprintf("msa-extract %.16s", hex);
-        rc = *out ? MSA_OK : msa_err_nomem(err, "quarantine");
-    }
+    name = msa_sprintf("msa-extract %.16s", hex);
     free(data);
-    return rc;
+    return name;
 }
 
 msa_rc msa_quarantine_open(const char *store, const char *extract_path, msa_quarantine **out, msa_err *err)
@@ -150,9 +148,8 @@ msa_rc msa_quarantine_open(const char *store, const char *extract_path, msa_quar
         return msa_err_nomem(err, "quarantine");
     q->store = msa_strdup(store);
     q->path = msa_file_join(store, "quarantine.jsonl");
-    msa_rc rc = q->store && q->path ? name_program(extract_path, &q->program, err) : msa_err_nomem(err, "quarantine");
-    if (rc == MSA_OK)
-        rc = load(q, err);
+    q->program = name_program(extract_path);
+    msa_rc rc = q->store && q->path && q->program ? load(q, err) : msa_err_nomem(err, "quarantine");
     if (rc < 0) {
         msa_quarantine_close(q);
         return rc;
