@@ -69,6 +69,11 @@ static const char *says(struct archive *a)
     return text ? text : "no reason given";
 }
 
+static const char *code_of(struct archive *a)
+{
+    return strcasestr(says(a), "truncated") ? "archive_truncated" : "archive_damaged";
+}
+
 static int64_t fill_part(msa_input *in, const char **p)
 {
     msa_office_stream *s = in->user;
@@ -224,7 +229,7 @@ static void read_index(msa_office *o, msa_office_stream *s)
         if (rc == ARCHIVE_EOF)
             return;
         if (rc != ARCHIVE_OK && rc != ARCHIVE_WARN) {
-            msa_office_damaged(o, "index", "package_damaged", says(s->a));
+            msa_office_damaged(o, "index", code_of(s->a), says(s->a));
             return;
         }
         if (ordinal == PARTS_MAX) {
@@ -253,7 +258,7 @@ bool msa_office_open(msa_office *o)
     }
     msa_office_stream *s = stream_new(o, "index");
     if (!s || !archive_opened(s))
-        msa_result_set(o->r, MSA_EXTRACT_FAILED, "package_damaged", "%s",
+        msa_result_set(o->r, MSA_EXTRACT_FAILED, s && s->a ? code_of(s->a) : "limit_memory", "%s",
                        s && s->a ? says(s->a) : "out of memory");
     else {
         read_index(o, s);
