@@ -80,6 +80,7 @@ struct msa_workers {
     int64_t n;
     msa_ingest_limits limits;
     bool isolation_required;
+    bool isolation_told;
     char isolation[MSA_ISOLATION_MAX]; /* the least of all workers so far */
     msa_child zygote;
     worker *workers;
@@ -471,6 +472,9 @@ static msa_rc note_isolation(msa_workers *w, const msa_frame *f, msa_err *err)
     msa_rc rc = msa_frame_get_hello(f, level, err);
     if (rc == MSA_OK && (!w->isolation[0] || strlen(level) < strlen(w->isolation)))
         memcpy(w->isolation, level, sizeof level);
+    if (rc == MSA_OK && !w->isolation_told)
+        msa_log('i', "isolation of parsers: %s", level);
+    w->isolation_told = true;
     if (rc == MSA_OK && w->isolation_required && !strstr(level, "seccomp")) {
         msa_err_set(&w->fatal, MSA_FATAL, MSA_E_UNAVAILABLE, "the job requires isolation by a system call filter "
                     "(seccomp), and this machine gives workers no more than: %s", level);

@@ -20,14 +20,17 @@
     "  -q, --quiet                    say nothing on success\n"                            \
     "  -v, --verbose                  say more\n"
 
+#define QUARANTINE_HELP \
+    "  --retry-quarantined            read once more what ended the parser before\n"
+
 static const msa_command commands[] = {
-    {"run", JOB_OPTIONS "rw", 1, -1, "[run] JOB.json... | BATCH.jsonl",
+    {"run", JOB_OPTIONS "rwQ", 1, -1, "[run] JOB.json... | BATCH.jsonl",
      "Ingests what is new, prefills it and answers the questions; finished work is skipped.\n"
      "  --restart                      forget earlier answers\n"
-     "  --show                         print answers, citations and outcomes to stdout\n" JOB_HELP,
+     "  --show                         print answers, citations and outcomes to stdout\n" QUARANTINE_HELP JOB_HELP,
      msa_cmd_run},
-    {"ingest", JOB_OPTIONS, 1, -1, "ingest JOB.json...",
-     "Brings the store's corpus in line with the sources, and no more.\n" JOB_HELP, msa_cmd_ingest},
+    {"ingest", JOB_OPTIONS "Q", 1, -1, "ingest JOB.json...",
+     "Brings the store's corpus in line with the sources, and no more.\n" QUARANTINE_HELP JOB_HELP, msa_cmd_ingest},
     {"prefill", JOB_OPTIONS, 0, -1, "prefill JOB.json... | --store S --model DIR",
      "Brings the memory bank in line with the corpus; mends a damaged bank.\n" JOB_HELP, msa_cmd_prefill},
     {"route", "dctsmkv", 0, 0, "route --store S --model DIR [-k 16] < questions.jsonl",

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "ingest/worker.h"
 #include "jobs/commands.h"
 #include "jobs/job_plan.h"
 #include "jobs/program.h"
@@ -113,6 +114,17 @@ static void print_backends(bool *usable)
     }
 }
 
+/* How far parsers are locked in on this machine. */
+static bool print_isolation(void)
+{
+    char *path = msa_program_beside("msa-extract"), level[MSA_ISOLATION_MAX];
+    msa_err e = {0};
+    bool ok = path && msa_workers_probe(path, level, &e) == MSA_OK;
+    printf("isolation of parsers: %s\n", ok ? level : e.msg);
+    free(path);
+    return ok;
+}
+
 /* Runs `msa-extract --formats` and prints the formats that it reads. */
 static bool print_extract(void)
 {
@@ -158,7 +170,7 @@ int msa_cmd_doctor(const msa_options *o, msa_err *err)
     print_cpu();
     print_backends(&usable);
     fflush(stdout);
-    bool extract = print_extract();
+    bool extract = print_extract() && print_isolation();
     if (msa_print_end(err) < 0)
         return (int)err->code;
     return !usable ? MSA_E_UNAVAILABLE : !extract ? MSA_E_CONFIG : 0;

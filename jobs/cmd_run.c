@@ -104,6 +104,7 @@ static int run_one(const msa_job *job, const msa_options *o, msa_run_part part, 
         return MSA_E_INTERNAL;
     }
     msa_run_opts opts = {.part = part, .model = o->model_opts, .lock = o->lock, .restart = o->restart,
+                         .retry_quarantined = o->retry_quarantined,
                          .extract_path = extract, .progress = on_progress, .user = &t};
     msa_run_report report;
     msa_run_job(job, &opts, &report);

@@ -250,6 +250,8 @@ static msa_rc read_corpus(msa_job *j, const char *dir, const json_t *o, msa_err 
     j->on_change = !change || strcmp(change, "update") == 0 ? MSA_CHANGE_UPDATE
                    : strcmp(change, "ignore") == 0          ? MSA_CHANGE_IGNORE
                                                             : MSA_CHANGE_FAIL;
+    const char *isolation = json_string_value(json_object_get(o, "isolation"));
+    j->isolation_required = isolation && strcmp(isolation, "required") == 0;
     j->bank_dtype = dtype && strcmp(dtype, "f32") == 0 ? MSA_F32 : MSA_BF16;
     take_int(o, "passage_tokens", &j->passage_tokens);
     read_limits(j, json_object_get(o, "limits"));

@@ -66,6 +66,7 @@ typedef struct msa_job {
     msa_source *sources;
     int64_t n_sources;       /* 0: the store is used as it is */
     msa_on_change on_change;
+    bool isolation_required;   /* of parsers, by a system call filter */
     int64_t passage_tokens;  /* 0: the default */
     msa_dtype bank_dtype;
     msa_ingest_limits limits;

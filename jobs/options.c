@@ -13,6 +13,7 @@ typedef struct option_def {
 static const option_def defs[] = {
     {'h', false, "--help", "-h"},   {'q', false, "--quiet", "-q"},   {'v', false, "--verbose", "-v"},
     {'r', false, "--restart", NULL}, {'w', false, "--show", NULL},   {'u', false, "--outcomes", NULL},
+    {'Q', false, "--retry-quarantined", NULL},
     {'x', false, "--special", NULL}, {'H', false, "--hash", NULL},   {'i', false, "--view", NULL},
     {'l', true, "--lock", NULL},     {'d', true, "--device", NULL},  {'c', true, "--compute", NULL},
     {'t', true, "--threads", NULL},  {'s', true, "--store", NULL},   {'m', true, "--model", NULL},
@@ -99,6 +100,7 @@ static void set_flag(msa_options *o, char letter)
     case 'u': o->outcomes = true; break;
     case 'H': o->hash = true; break;
     case 'i': o->view = true; break;
+    case 'Q': o->retry_quarantined = true; break;
     default: o->special = true; break;
     }
 }

@@ -10,7 +10,7 @@
 #include "jobs/run.h"
 
 typedef struct msa_options {
-    bool help, quiet, verbose, restart, show, outcomes, special, view, hash;
+    bool help, quiet, verbose, restart, show, outcomes, special, view, retry_quarantined, hash;
     msa_lock_mode lock;
     msa_model_opts model_opts;      /* --device, --compute, --threads */
     const char *store, *model, *out;

@@ -26,6 +26,7 @@ typedef struct msa_run_opts {
     msa_model_opts model;
     msa_lock_mode lock;
     bool restart;              /* forget earlier answers */
+    bool retry_quarantined;    /* read once more what ended the parser before */
     const char *extract_path;  /* the msa-extract program */
     msa_progress_fn *progress; /* may be NULL */
     void *user;

@@ -108,14 +108,15 @@ msa_rc msa_run_receipt(msa_run *r, int exit_code, msa_err *err)
     msa_program_sha256(program);
     json_t *v = json_pack(
         "{s:i, s:s, s:{s:s, s:s, s:o}, s:{s:o, s:o}, s:{s:o, s:o}, s:{s:o, s:o, s:o, s:I, s:I, s:I}, s:o, "
-        "s:o, s:{s:{s:I, s:I, s:I, s:I, s:I, s:I}, s:o, s:o}, s:{s:f, s:f, s:f, s:f}, s:I, s:I, s:i}",
+        "s:o, s:s, s:{s:{s:I, s:I, s:I, s:I, s:I, s:I}, s:o, s:o}, s:{s:f, s:f, s:f, s:f}, s:I, s:I, s:i}",
         "version", 1, "id", j->id, "program", "name", "msa-batch", "version", MSA_PROGRAM_VERSION, "sha256",
         hash_or_null(program), "job", "path", msa_json_string(j->path), "sha256", hash_or_null(j->sha256),
         "model", "path", msa_json_string(j->model), "fingerprint", hash_or_null(r->fingerprint), "store",
         "path", msa_json_string(j->store), "state", hash_or_null(r->store_state), "manifest_sha256",
         hash_or_null(manifest), "documents",
         (json_int_t)(r->corpus ? msa_corpus_alive(r->corpus) : 0), "tokens", (json_int_t)r->context_tokens,
-        "bank_bytes", (json_int_t)bank.bytes, "device", device(r), "options", options(&j->defaults), "counts",
+        "bank_bytes", (json_int_t)bank.bytes, "device", device(r), "options", options(&j->defaults), "isolation",
+        r->report->files.isolation, "counts",
         "queries", "total", (json_int_t)q->total, "answered", (json_int_t)q->answered, "not_found",
         (json_int_t)q->not_found, "partial", (json_int_t)q->partial, "failed", (json_int_t)q->failed, "kept",
         (json_int_t)q->kept, "files", outcomes(&r->report->files.files), "members",

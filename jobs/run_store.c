@@ -89,7 +89,9 @@ msa_rc msa_run_ingest(msa_run *r, msa_err *err)
     msa_ingest_opts opts = {.tokenizer = tok, .document_head = r->protocol.document_head,
                             .document_tail = r->protocol.document_tail,
                             .passage_tokens = j->passage_tokens, .extract_path = r->opts->extract_path,
-                            .on_change = j->on_change, .limits = j->limits, .stop = msa_stop_flag(),
+                            .on_change = j->on_change, .limits = j->limits,
+                            .isolation_required = j->isolation_required,
+                            .retry_quarantined = r->opts->retry_quarantined, .stop = msa_stop_flag(),
                             .progress = on_ingest, .user = r};
     if (rc == MSA_OK)
         rc = msa_ingest_run(j->store, j->sources, j->n_sources, &opts, &r->report->files, err);

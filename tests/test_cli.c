@@ -754,6 +754,7 @@ static void looking_changes_nothing(void **state)
     EXPECT(0, "doctor");
     says("stdout", "backend ref");
     says("stdout", "msa-extract reads: ");
+    says("stdout", "isolation of parsers: rlimit");
 }
 
 /* A corpus that is too large is counted and refused; nothing of a model is read. */
