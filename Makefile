@@ -101,7 +101,7 @@ DEBIAN_PACKAGES := gcc make pkg-config python3 python3-pip xz-utils zip \
   libpoppler-glib-dev libarchive-dev libseccomp-dev libxml2-dev libicu-dev libuchardet-dev libgmime-3.0-dev libcmocka-dev
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: deps model run test test-asan test-kill bench bench-peers fuzz check-deps
+.PHONY: deps model run test test-asan test-kill test-docs bench bench-peers fuzz check-deps
 
 ## make deps         install what is missing of Debian's packages (prints the list first)
 deps:
@@ -142,6 +142,11 @@ test-asan:
 test-kill: all
 	@$(MAKE) --no-print-directory model
 	tests/kill.sh $(B)
+
+## make test-docs    ingest the collection in DIR twice; outcomes equal, nothing lost, nothing left
+test-docs: all
+	@$(MAKE) --no-print-directory model
+	tests/docs_run.sh $(B) $(DIR)
 
 ## make bench        speed and memory, each figure beside its ceiling measured in the same run
 bench:
