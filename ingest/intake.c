@@ -447,6 +447,7 @@ static msa_rc close_member(msa_intake *in, msa_manifest_entry e, msa_err *err)
     if (same) {
         e.outcome = MSA_CORPUS_DUPLICATE;
         e.duplicate_of = same;
+        e.stage = e.code = e.reason = NULL; /* its own line says what is missing */
     }
     if (e.outcome == MSA_CORPUS_INDEXED || e.outcome == MSA_CORPUS_PARTIAL)
         rc = write_held(f, err);
