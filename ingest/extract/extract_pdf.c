@@ -91,6 +91,9 @@ static void judge(pdf *d, int64_t number)
     if (t->uneven)
         msa_extract_warn(d->x, where, "boxes_uneven", "page %lld: characters and their boxes differ in number",
                          (long long)number);
+    if (t->leftward)
+        msa_extract_warn(d->x, where, "right_to_left", "page %lld runs from right to left: what stands apart from "
+                         "the rest may be missing", (long long)number);
     if (t->white + t->tiny > 0)
         msa_extract_warn(d->x, where, "hidden_text", "page %lld: %lld characters in white, %lld below 1 point",
                          (long long)number, (long long)t->white, (long long)t->tiny);
@@ -159,6 +162,8 @@ static void pages(pdf *d)
         msa_extract_warn(d->x, MSA_NOWHERE, "max_pages", "%lld pages, of which %lld were read",
                          (long long)d->n_pages, (long long)max);
     }
+    if (d->xfa && d->r->outcome != MSA_EXTRACT_FAILED)
+        msa_extract_warn(d->x, MSA_NOWHERE, "xfa_form", "the form has XFA data, which are not read; its pages are");
     if (d->n_empty > 0) {
         msa_result_set(d->r, MSA_EXTRACT_PARTIAL, "no_text_layer", "images without text on pages %s", d->empty.data);
         msa_extract_warn(d->x, MSA_NOWHERE, "no_text_layer", "images without text on pages %s", d->empty.data);

@@ -9,11 +9,12 @@
 
 typedef struct msa_pdf_text {
     msa_buf text;          /* canonical: poppler's, without direction marks */
-    int64_t chars;         /* characters in it, one for each box of the page's layout */
+    int64_t chars;         /* characters that have a box in the page's layout */
     int64_t seen;          /* of them, no white space */
     int64_t white, tiny;   /* seen ones, white or below 1 pt */
     int64_t odd;           /* seen ones that say nothing: private use, U+FFFD, controls */
     bool nul, lost;        /* U+0000 became U+FFFD; text behind one is lost */
+    bool leftward;         /* the page runs from right to left */
     bool uneven;           /* boxes and characters still differ in number */
 } msa_pdf_text;
 

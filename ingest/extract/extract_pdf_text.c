@@ -1,12 +1,14 @@
 /* The text of one page. poppler gives a box for each character of a page's text,
- * with two exceptions that are made good here. */
+ * but for direction marks and what stands behind U+0000. Of a page that runs from
+ * right to left it gives nothing, or a part, unless it is selected from its top
+ * right corner to the bottom left. */
 #include "ingest/extract/extract_pdf.h"
 
 #include <string.h>
 
 #include "ingest/utf8_internal.h"
 
-#define NULS_MAX 64 /* of one page that are worth a selection each */
+#define SELECTIONS_MAX 2000 /* of one page */
 #define TINY_POINTS 1.0
 #define WHITE 64000 /* of 65535, each colour */
 
@@ -44,42 +46,70 @@ static int64_t put_page_text(msa_buf *out, const char *s)
 
 /* ---- U+0000 ----------------------------------------------------------------- */
 
-/* The text of boxes[from..n) as a selection that begins inside the first of them
- * gives it; NULL unless the selection has exactly these boxes. */
-static char *text_from(PopplerPage *page, const PopplerRectangle *boxes, int64_t from, int64_t n)
+/* The text of boxes[0..n), a line or the rest of one, as a selection from its one
+ * end to the other gives it; leftward: on a page that runs so; NULL unless the selection has
+ * exactly these boxes. */
+static char *text_of(PopplerPage *page, bool leftward, const PopplerRectangle *boxes, int64_t n)
 {
-    const PopplerRectangle *first = &boxes[from];
-    PopplerRectangle area = {first->x1 + (first->x2 - first->x1) / 4, (first->y1 + first->y2) / 2, 0, 0};
-    PopplerRectangle *rest = NULL;
-    guint n_rest = 0;
-    poppler_page_get_size(page, &area.x2, &area.y2);
-    bool same = poppler_page_get_text_layout_for_area(page, &area, &rest, &n_rest) &&
-                (int64_t)n_rest == n - from && !memcmp(rest, first, n_rest * sizeof *rest);
-    g_free(rest);
-    return same ? poppler_page_get_selected_text(page, POPPLER_SELECTION_GLYPH, &area) : NULL;
+    const PopplerRectangle *left = boxes, *right = boxes;
+    for (int64_t i = 1; i < n; i++) {
+        left = boxes[i].x1 < left->x1 ? &boxes[i] : left;
+        right = boxes[i].x2 > right->x2 ? &boxes[i] : right;
+    }
+    PopplerRectangle area = {left->x1 + (left->x2 - left->x1) / 4, (left->y1 + left->y2) / 2,
+                             right->x2 - (right->x2 - right->x1) / 4, (right->y1 + right->y2) / 2};
+    if (leftward)
+        area = (PopplerRectangle){area.x2, area.y2, area.x1, area.y1};
+    PopplerRectangle *same = NULL;
+    guint n_same = 0;
+    bool exact = poppler_page_get_text_layout_for_area(page, &area, &same, &n_same) && (int64_t)n_same == n &&
+                 !memcmp(same, boxes, (size_t)n * sizeof *same);
+    g_free(same);
+    return exact ? poppler_page_get_selected_text(page, POPPLER_SELECTION_GLYPH, &area) : NULL;
 }
 
 /* poppler hands text over as a C string, which ends at U+0000; the boxes of the
- * characters tell how much is missing. The rest is fetched from the box behind
- * the NUL on, in the same order, until all boxes have their character. A line end
- * has a box without width, in which no selection can begin. Appends what it gets,
- * with U+FFFD for each NUL; false when something stays lost. */
-static bool recover(PopplerPage *page, const PopplerRectangle *boxes, int64_t n_boxes, int64_t chars,
-                    msa_buf *out)
+ * characters tell how much is missing. The rest is fetched line by line from the
+ * box behind the NUL on, until all boxes have their character. A line end has a
+ * box without width. Appends what it gets, with U+FFFD for each NUL; false when
+ * something stays lost, which is one U+FFFD too. */
+static bool recover(PopplerPage *page, bool leftward, const PopplerRectangle *boxes, int64_t n_boxes,
+                    int64_t chars, msa_buf *out)
 {
-    for (int nuls = 0; chars < n_boxes && nuls < NULS_MAX; nuls++) {
-        msa_buf_puts(out, "\xef\xbf\xbd");
-        if (++chars < n_boxes && boxes[chars].x1 == boxes[chars].x2) {
+    bool all = true, nul = true;
+    for (int selections = 0; chars < n_boxes && selections < SELECTIONS_MAX;) {
+        if (nul) {
+            msa_buf_puts(out, "\xef\xbf\xbd");
+            chars++;
+            nul = false;
+            continue;
+        }
+        if (boxes[chars].x1 == boxes[chars].x2) {
             msa_buf_puts(out, "\n");
             chars++;
+            continue;
         }
-        char *s = chars < n_boxes ? text_from(page, boxes, chars, n_boxes) : g_strdup("");
-        if (!s)
-            return false;
-        chars += put_page_text(out, s);
+        int64_t end = chars;
+        while (end < n_boxes && boxes[end].x1 != boxes[end].x2)
+            end++;
+        char *s = text_of(page, leftward, boxes + chars, end - chars);
+        selections++;
+        if (!s && end - chars > 1 && (s = text_of(page, leftward, boxes + chars + 1, end - chars - 1))) {
+            msa_buf_puts(out, " "); /* in which no selection can begin */
+            chars++;
+        }
+        int64_t got = s ? put_page_text(out, s) : 0;
+        if (s && got <= end - chars) {
+            chars += got;
+            nul = chars < end;
+        } else { /* NULs in a line from right to left, say */
+            msa_buf_puts(out, "\xef\xbf\xbd");
+            all = false;
+            chars = end;
+        }
         g_free(s);
     }
-    return chars == n_boxes;
+    return all && chars == n_boxes;
 }
 
 /* ---- what the text is like -------------------------------------------------- */
@@ -126,26 +156,67 @@ static void census(msa_pdf_text *t, GList *runs)
     }
 }
 
+/* ---- pages from right to left ----------------------------------------------- */
+
+/* Between the first two words of each line of such a page poppler forgets the
+ * space: boxes step to the left where a word begins. boxes: one a character. */
+static void mend_spaces(msa_buf *text, const PopplerRectangle *boxes)
+{
+    msa_buf mended = {0};
+    bool space = true;
+    for (int64_t i = 0, at = 0; i < text->len; at++) {
+        uint32_t c;
+        int len = msa_utf8_next(text->data + i, text->len - i, &c);
+        if (len == 0)
+            len = 1, c = 0xfffd;
+        const PopplerRectangle *b = &boxes[at];
+        if (!space && !is_space(c) && b->x1 < b[-1].x1 && b->y1 < b[-1].y2 && b[-1].y1 < b->y2)
+            msa_buf_puts(&mended, " ");
+        msa_buf_put(&mended, text->data + i, len);
+        space = is_space(c);
+        i += len;
+    }
+    msa_buf_free(text);
+    *text = mended;
+}
+
+/* ---- the page --------------------------------------------------------------- */
+
 void msa_pdf_text_get(PopplerPage *page, msa_pdf_text *t)
 {
     msa_buf text = t->text;
     text.len = 0;
     *t = (msa_pdf_text){.text = text};
-    char *s = poppler_page_get_text(page);
-    PopplerRectangle *boxes = NULL;
-    guint n_boxes = 0;
+    PopplerRectangle *boxes = NULL, *others = NULL, area = {0, 0, 0, 0};
+    guint n_boxes = 0, n_others = 0;
+    poppler_page_get_size(page, &area.x2, &area.y2);
+    PopplerRectangle mirrored = {area.x2, area.y1, area.x1, area.y2};
+    poppler_page_get_text_layout_for_area(page, &area, &boxes, &n_boxes);
+    poppler_page_get_text_layout_for_area(page, &mirrored, &others, &n_others);
+    t->leftward = n_others > n_boxes;
+    if (t->leftward) {
+        PopplerRectangle *swap = boxes;
+        boxes = others;
+        others = swap;
+        n_boxes = n_others;
+        area = mirrored;
+    }
+    char *s = poppler_page_get_selected_text(page, POPPLER_SELECTION_GLYPH, &area);
     t->chars = put_page_text(&t->text, s ? s : "");
-    if (poppler_page_get_text_layout(page, &boxes, &n_boxes) && (int64_t)n_boxes > t->chars) {
-        t->nul = recover(page, boxes, n_boxes, t->chars, &t->text);
+    if ((int64_t)n_boxes > t->chars) {
+        t->nul = recover(page, t->leftward, boxes, n_boxes, t->chars, &t->text);
         t->lost = !t->nul;
         t->chars = t->nul ? (int64_t)n_boxes : t->chars;
     }
     t->uneven = !t->lost && (int64_t)n_boxes != t->chars;
+    if (t->leftward && (int64_t)n_boxes == t->chars)
+        mend_spaces(&t->text, boxes);
     if (t->chars > 0) {
-        GList *runs = poppler_page_get_text_attributes(page);
+        GList *runs = poppler_page_get_text_attributes_for_area(page, &area);
         census(t, runs);
         poppler_page_free_text_attributes(runs);
     }
     g_free(boxes);
+    g_free(others);
     g_free(s);
 }
