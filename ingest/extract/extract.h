@@ -55,7 +55,15 @@ struct msa_input {
     int64_t bytes;       /* read from fill so far */
     int64_t at;          /* depth 0: file offset of the next fill */
     char *block;
+    struct {
+        const char *code;
+        char text[400];
+    } notes[3];          /* warnings about the whole, given at its end */
+    int n_notes;
 };
+/* A warning about the member that in holds, at a time when it may not have begun. */
+void msa_input_note(msa_input *in, const char *code, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 /* The first bytes, at most MSA_INPUT_HEAD, fewer only if there are no more. They
  * will come again from _next. */
 int64_t msa_input_peek(msa_input *in, const char **p);
@@ -91,6 +99,7 @@ struct msa_extract {
     int64_t depth;           /* of the innermost open member; -1: none */
     int64_t ordinals[MSA_DEPTH_MAX + 1]; /* of the open members */
     int64_t memory_held;     /* by loaded inputs, all depths */
+    const struct msa_open_archive *archives; /* that are being read, innermost first */
 };
 
 void msa_extract_init(msa_extract *x, msa_extract_sink *sink, void *user);

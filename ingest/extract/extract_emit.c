@@ -328,6 +328,8 @@ void msa_extract_member(msa_extract *x, msa_input *in, int64_t ordinal)
                        in->fault.message);
     if (x->stop && r.outcome != MSA_EXTRACT_FAILED)
         msa_result_set(&r, some ? MSA_EXTRACT_PARTIAL : MSA_EXTRACT_FAILED, x->stop, "%s", x->stop_message);
+    for (int i = 0; i < in->n_notes; i++)
+        msa_extract_warn(x, MSA_NOWHERE, in->notes[i].code, "%s", in->notes[i].text);
     if (x->depth == 0 && x->warnings_cut > 0) {
         x->warnings = 0; /* room for this one */
         msa_extract_warn(x, MSA_NOWHERE, "warnings_cut", "%lld more warnings", (long long)x->warnings_cut);

@@ -1,5 +1,7 @@
 #include "ingest/extract/extract.h"
 
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -50,6 +52,17 @@ static int64_t take(msa_input *in, const char **p)
         msa_sha256_add(in->hash, *p, n);
     msa_extract_beat(in->x);
     return n;
+}
+
+void msa_input_note(msa_input *in, const char *code, const char *fmt, ...)
+{
+    if (in->n_notes >= (int)(sizeof in->notes / sizeof *in->notes))
+        return;
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(in->notes[in->n_notes].text, sizeof in->notes->text, fmt, ap);
+    va_end(ap);
+    in->notes[in->n_notes++].code = code;
 }
 
 int64_t msa_input_peek(msa_input *in, const char **p)
