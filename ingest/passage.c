@@ -1,5 +1,6 @@
 #include "ingest/passage.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -220,6 +221,7 @@ static int64_t choose(const msa_cutter *c, int64_t base, int64_t at, int64_t n, 
     if (ends && left * 4 <= c->target * 5)
         return n;
     double goal = ends ? goal_of(c, left) : (double)c->target, best = -2;
+    int64_t low = (int64_t)ceil(0.5 * goal), high = (int64_t)floor(1.25 * goal); /* tokens of a good passage */
     /* borders: the best near the goal, the last before that, the first behind */
     int64_t best_at = -1, early = -1, late = -1;
     int64_t i = at, fit = at, token = first;
@@ -232,22 +234,21 @@ static int64_t choose(const msa_cutter *c, int64_t base, int64_t at, int64_t n, 
         fit = i;
         if (i >= n || i - at >= cap)
             break;
-        uint32_t cp = 0;
-        int len = msa_utf8_next(s + i, n - i, &cp);
+        uint32_t cp = (unsigned char)s[i];
+        int len = cp < 0x80 ? 1 : msa_utf8_next(s + i, n - i, &cp);
         double worth = border_before(&b, cp, b.space && is_heading(c, base + i));
-        double share = (double)(token - first) / goal;
         if (i > at && worth > -1) {
-            double score = worth - (share < 1 ? 1 - share : share - 1);
-            if (share < 0.5)
+            double score = worth - fabs((double)(token - first) / goal - 1);
+            if (token - first < low)
                 early = i;
-            else if (share > 1.25)
+            else if (token - first > high)
                 late = i;
             else if (score > best) {
                 best = score;
                 best_at = i;
             }
         }
-        if (share > 1.25 && (best_at >= 0 || late >= 0))
+        if (token - first > high && (best_at >= 0 || late >= 0))
             break;
         i += len > 0 ? len : 1;
     }
@@ -294,7 +295,8 @@ static int64_t whole_chars(const char *s, int64_t n, int64_t have)
 
 static int64_t window_bytes(const msa_cutter *c)
 {
-    int64_t window = 2 * c->target * CAP_BYTES;
+    /* the last CAP_BYTES a token of it are tokenised again with the next */
+    int64_t window = 8 * c->target * CAP_BYTES;
     return window < 1 << 16 ? 1 << 16 : window;
 }
 

@@ -23,7 +23,7 @@
  *     not in the ranges.
  *
  * Passages depend on the text alone, not on the pieces it arrives in. Memory is
- * bounded: some 130 bytes a token of the target, for records 512. */
+ * bounded: some 520 bytes a token of the target. */
 #ifndef MSA_INGEST_PASSAGE_H
 #define MSA_INGEST_PASSAGE_H
 

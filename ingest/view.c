@@ -97,37 +97,57 @@ static uint32_t at_or_zero(const char *s, int64_t at, int64_t end, int *len)
     return c;
 }
 
+static bool is_visible_ascii(char c)
+{
+    return (signed char)c > ' ' && c != 0x7f;
+}
+
+/* A visible character of the line, or a run of ASCII ones, from .. to. */
+static void see(line *l, const char *s, int64_t from, int64_t to, int64_t blanks, bool tab, uint32_t last)
+{
+    if (l->from == l->to) {
+        l->from = from;
+        l->first = last < 0x80 ? (uint32_t)s[from] : last;
+        l->table = s[from] == '|';
+    } else if (blanks >= 3 || tab)
+        l->table = true;
+    l->before = last < 0x80 && to - from > 1 ? (uint32_t)s[to - 2] : blanks ? ' ' : l->last;
+    l->last = last;
+    l->soft = last == 0xad;
+    l->hyphen = l->soft || last == '-' || last == 0x2010 ? to - (last < 0x80 ? 1 : to - from) : -1;
+    l->to = to;
+}
+
 static void read_line(const char *s, int64_t at, int64_t n, line *l)
 {
     *l = (line){.start = at, .from = at, .to = at, .hyphen = -1};
     int64_t blanks = 0, columns = 0;
     bool tab = false;
     while (at < n && s[at] != '\n' && s[at] != '\r' && s[at] != '\f') {
-        int len;
-        uint32_t c = at_or_zero(s, at, n, &len);
-        if (msa_utf8_is_space(c)) {
-            blanks++;
-            columns++;
-            tab |= c == '\t';
-        } else {
-            if (l->from == l->to) {
-                l->from = at;
-                l->first = c;
-                l->indent = columns;
-                l->table = c == '|';
-            } else if (blanks >= 3 || tab)
-                l->table = true;
-            columns += 1 + msa_utf8_is_ideograph(c);
-            l->before = blanks ? ' ' : l->last;
-            l->last = c;
-            l->soft = c == 0xad;
-            l->hyphen = l->soft || c == '-' || c == 0x2010 ? at : -1;
-            blanks = 0;
-            tab = false;
-            l->to = at + len;
-            l->width = columns - l->indent;
+        int64_t from = at;
+        while (at < n && is_visible_ascii(s[at]))
+            at++;
+        uint32_t c = at > from ? (uint32_t)s[at - 1] : 0;
+        int wide = 0;
+        if (at == from) {
+            int len;
+            c = at_or_zero(s, at, n, &len);
+            at += len;
+            if (msa_utf8_is_space(c)) {
+                blanks++;
+                columns++;
+                tab |= c == '\t';
+                continue;
+            }
+            wide = 1 + msa_utf8_is_ideograph(c);
         }
-        at += len;
+        if (l->from == l->to)
+            l->indent = columns;
+        see(l, s, from, at, blanks, tab, c);
+        columns += wide ? wide : at - from;
+        l->width = columns - l->indent;
+        blanks = 0;
+        tab = false;
     }
     if (at < n)
         at += s[at] == '\r' && at + 1 < n && s[at + 1] == '\n' ? 2 : 1;
@@ -147,7 +167,7 @@ static void put_line(builder *b, const line *l)
     const char *s = b->s;
     int64_t at = l->from;
     while (at < l->to) {
-        if (s[at] > ' ') { /* ASCII, nothing to do */
+        if (is_visible_ascii(s[at]) || (s[at] == ' ' && is_visible_ascii(s[at + 1]))) { /* a line ends visibly */
             at++;
             continue;
         }
@@ -275,21 +295,9 @@ static void join(builder *b, const line *l, const line *next, int64_t longest)
         replace(b, l->to, next->start, "\n");
 }
 
-static int64_t longest_line(const char *s, int64_t n)
-{
-    int64_t most = 0;
-    line l;
-    for (int64_t at = 0; at < n; at = l.next) {
-        read_line(s, at, n, &l);
-        if (!l.table && l.width > most)
-            most = l.width;
-    }
-    return most;
-}
-
 static void build(builder *b, msa_view_kind kind, int64_t n, const msa_view_range *dropped, int64_t n_dropped)
 {
-    int64_t longest = kind == MSA_VIEW_LINES ? longest_line(b->s, n) : 0, drop = 0;
+    int64_t longest = 0, drop = 0;
     line l, last = {0};
     bool any = false, gap = false; /* gap: a blank line since `last` */
     for (int64_t at = 0; at < n; at = l.next) {
@@ -303,6 +311,8 @@ static void build(builder *b, msa_view_kind kind, int64_t n, const msa_view_rang
             gap = true;
             continue;
         }
+        if (!l.table && l.width > longest)
+            longest = l.width;
         if (!any)
             replace(b, 0, l.start, "");
         else if (gap)

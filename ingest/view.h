@@ -24,11 +24,11 @@
  *     a digit or a capital the lines are joined and the hyphen stays. "short- and
  *     long-term" (a conjunction follows) keeps hyphen and space.
  *   - a line end inside a paragraph becomes a space, or nothing between ideographs. It
- *     is inside a paragraph when the line is at least 40 columns long, does not end
- *     like a list's head or code (one of : ; { } > = |), or ends a sentence at less than
- *     three quarters of the longest line, and the next one begins like text (letter,
- *     digit, opening quote or bracket; no list mark as "3.", "(a)", "4.2"), without more
- *     indent. Rows of tables have no such line ends. */
+ *     is inside a paragraph when the line is at least 40 columns long and does not end
+ *     like a list's head or code (one of : ; { } > = |), nor with a sentence at less than
+ *     three quarters of the longest line so far, and when the next line begins like text
+ *     (letter, digit, opening quote or bracket; no list mark as "3.", "(a)", "4.2") without
+ *     more indent. Rows of tables have no such line ends. */
 #ifndef MSA_INGEST_VIEW_H
 #define MSA_INGEST_VIEW_H
 
