@@ -80,6 +80,11 @@ static bool ends_line(uint32_t last, uint32_t c)
 static double border_before(border_scan *b, uint32_t c, bool heading)
 {
     double worth = -1;
+    if (!b->space && b->last < 0x80 && ((c | 32) >= 'a' && (c | 32) <= 'z')) { /* most of all text */
+        b->stopped = false;
+        b->last = c;
+        return worth;
+    }
     if (msa_utf8_is_space(c)) {
         b->space = true;
         b->lines += ends_line(b->last, c);
