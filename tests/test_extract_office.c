@@ -389,6 +389,19 @@ static void embedded_documents_are_members(void **state)
     msa_buf_free(&in);
 }
 
+static void parts_of_other_formats(void **state)
+{
+    (void)state;
+    static const part parts[] = {
+        TYPES, {"word/document.xml", BODY(P(R("outside")))}, {"word/document.xml", BODY(P(R("shadow")))},
+        {"word/_rels/document.xml.rels", RELS(REL("a", "aFChunk", "chunk.txt"))}, {"word/chunk.txt", "imported words"},
+    };
+    EXPECT("a.docx", parts, "warn part_damaged", "text \"outside\\n\"", "begin 1 4 text word/chunk.txt\ntext \"imported words\"",
+           "end partial part_damaged", "!shadow");
+    static const part binary[] = {TYPES, {"xl/workbook.bin", "\1\2\3"}};
+    EXPECT("a.xlsb", binary, "end failed unsupported_type");
+}
+
 static void packages_that_are_not(void **state)
 {
     (void)state;
@@ -494,6 +507,7 @@ int main(void)
         cmocka_unit_test(epub_spine),
         cmocka_unit_test(encrypted_documents),
         cmocka_unit_test(embedded_documents_are_members),
+        cmocka_unit_test(parts_of_other_formats),
         cmocka_unit_test(packages_that_are_not),
         cmocka_unit_test(damaged_packages),
         cmocka_unit_test(part_bomb),

@@ -81,7 +81,7 @@ static int by_ordinal(const void *a, const void *b)
     return p->ordinal < q->ordinal ? -1 : p->ordinal > q->ordinal;
 }
 
-void msa_office_rest(msa_office *o, bool (*is_document)(const msa_office *o, const msa_office_part *part))
+void msa_office_rest(msa_office *o, bool (*is_document)(const msa_office_part *part))
 {
     int64_t images = 0, media = 0, macros = 0;
     bool text = o->put_bytes > 0;
@@ -91,11 +91,11 @@ void msa_office_rest(msa_office *o, bool (*is_document)(const msa_office *o, con
         qsort(o->parts, (size_t)o->n_parts, sizeof *o->parts, by_ordinal);
     for (int64_t i = 0; i < o->n_parts && msa_extract_going(o->x); i++) {
         const msa_office_part *part = &o->parts[i];
-        if (part->used)
+        if (part->reads > 0)
             continue;
         if (is_image(part->name))
             images += !strcasestr(part->name, "thumbnail");
-        else if (is_document(o, part))
+        else if (part->member || is_document(part))
             embedded(o, part);
         else if (is_media(part->name))
             media++;
@@ -116,9 +116,8 @@ void msa_office_rest(msa_office *o, bool (*is_document)(const msa_office *o, con
 
 /* ---- OOXML ------------------------------------------------------------------ */
 
-static bool is_ooxml_embedding(const msa_office *o, const msa_office_part *part)
+static bool is_ooxml_embedding(const msa_office_part *part)
 {
-    (void)o;
     return strcasestr(part->name, "/embeddings/") != NULL;
 }
 
@@ -150,6 +149,8 @@ void msa_extract_ooxml(msa_extract *x, msa_input *in, const msa_format *f, msa_r
         read(&o, part);
         msa_office_rest(&o, is_ooxml_embedding);
     }
+    if (!read && msa_office_find(&o, "xl/workbook.bin"))
+        msa_result_set(r, MSA_EXTRACT_FAILED, "unsupported_type", "no text is taken from binary workbooks (.xlsb)");
     bool empty = !read && r->outcome != MSA_EXTRACT_FAILED;
     msa_office_rels_free(&rels);
     msa_office_close(&o);

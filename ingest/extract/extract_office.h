@@ -27,7 +27,8 @@ typedef struct msa_office_part {
     int64_t ordinal;     /* place in the package */
     bool encrypted;
     bool kept;           /* content is all of it */
-    bool used;           /* its text has been taken */
+    bool member;         /* a document of its own, read as a member */
+    int reads;           /* times its text was taken */
     msa_buf content;
 } msa_office_part;
 
@@ -66,7 +67,7 @@ void msa_office_stream_close(msa_office_stream *s);
 /* What is left after the text, outside of pages: parts that are documents become
  * members, in the order of the package; images and sound are counted. Parts are
  * not found by name any more. */
-void msa_office_rest(msa_office *o, bool (*is_document)(const msa_office *o, const msa_office_part *part));
+void msa_office_rest(msa_office *o, bool (*is_document)(const msa_office_part *part));
 /* A zip that is no office package after all loses nothing: its parts are members. */
 void msa_office_as_archive(msa_extract *x, msa_input *in, msa_result *r);
 
@@ -94,7 +95,8 @@ typedef struct msa_xml {
     char error[256];
 } msa_xml;
 
-/* false: there is no such part (nobody is told) or it cannot be read. */
+/* false: there is no such part, or it was read twice already (nobody is told; no
+ * honest document needs it more often), or it cannot be read. */
 bool msa_xml_open(msa_office *o, const char *part, msa_xml *xml);
 void msa_xml_close(msa_xml *xml);
 msa_xml_kind msa_xml_next(msa_xml *xml);

@@ -8,6 +8,7 @@
 
 #define ANCHORS_MAX 64      /* comments whose place in the text is quoted */
 #define ANCHOR_BYTES 200
+#define SEEN_MAX 65536      /* bytes of headers that are compared */
 #define STYLES_MAX 20000
 #define STYLE_CHAIN 16      /* basedOn, at most */
 
@@ -496,7 +497,8 @@ static void running_parts(docx *d, const msa_office_rels *rels, const char *type
         if (!known) {
             sink out = {d, prefix, NULL};
             emit_boxes(&out, &text);
-            msa_buf_put(&seen, text.data, text.len + 1);
+            if (seen.len < SEEN_MAX)
+                msa_buf_put(&seen, text.data, text.len + 1);
         }
         msa_buf_free(&text);
     }
@@ -562,6 +564,17 @@ static void comments(docx *d, const char *part)
     msa_xml_close(&xml);
 }
 
+/* Documents of other formats that Word shows inside of this one. */
+static void imported(msa_office *o, const msa_office_rels *rels)
+{
+    const char *name;
+    for (int64_t i = 0; (name = msa_office_rels_type(rels, "aFChunk", i)); i++) {
+        msa_office_part *part = msa_office_find(o, name);
+        if (part)
+            part->member = true;
+    }
+}
+
 void msa_office_docx(msa_office *o, const char *part)
 {
     docx d = {.o = o};
@@ -581,6 +594,7 @@ void msa_office_docx(msa_office *o, const char *part)
     notes(&d, msa_office_rels_type(&rels, "endnotes", 0), "endnote", "endnote ");
     running_parts(&d, &rels, "footer", "[footer] ");
     comments(&d, msa_office_rels_type(&rels, "comments", 0));
+    imported(o, &rels);
     msa_office_graphics(o, &rels);
     if (d.insertions + d.deletions > 0)
         msa_extract_warn(o->x, MSA_NOWHERE, "tracked_changes", "%lld insertions are in the text, %lld deletions are left out",

@@ -60,7 +60,7 @@ static void chapter(epub *b, const char *name)
     msa_office *o = b->o;
     const msa_format *html = msa_formats;
     msa_office_part *part = msa_office_find(o, name);
-    if (part && part->used)
+    if (part && part->reads > 0)
         return; /* a spine that names a chapter twice */
     if (!msa_office_page(o, name))
         return;
@@ -69,7 +69,7 @@ static void chapter(epub *b, const char *name)
         msa_office_damaged(o, name, "part_missing", "the chapter is not in the package");
         return;
     }
-    part->used = true;
+    part->reads++;
     b->encrypted += part->encrypted;
     msa_office_stream *s = msa_office_stream_open(o, part);
     if (!s)
@@ -144,10 +144,9 @@ static void spine(epub *b, const char *package)
 }
 
 /* Beside chapters: documents that a book carries along. */
-static bool is_attachment(const msa_office *o, const msa_office_part *part)
+static bool is_attachment(const msa_office_part *part)
 {
     const char *dot = strrchr(part->name, '.');
-    (void)o;
     return dot && (!strcmp(dot, ".pdf") || !strcmp(dot, ".txt"));
 }
 

@@ -7,9 +7,11 @@
 #include <string.h>
 #include <strings.h>
 
+#define SEEN_MAX 65536      /* bytes of headers that are compared */
 #define REPEAT_MAX 64       /* of a value; more are said by their number */
 #define GAP_MAX 8
 #define COLUMNS_MAX 16384
+#define ROW_BYTES_MAX ((int64_t)1 << 20)
 
 typedef struct odf {
     msa_office *o;
@@ -169,6 +171,7 @@ static int64_t repeated(const msa_xml *xml, const char *name)
 
 /* The row's cells; a range stands before those of a sheet, as in Excel's rows. */
 typedef struct row {
+    odf *d;
     bool named;
     int64_t number, first, last;
     msa_buf range, line;
@@ -207,6 +210,11 @@ static void put_cell(row *r, int64_t column, const msa_buf *value)
             msa_buf_puts(&r->range, " | ");
     r->last = column;
     msa_buf_put(&r->range, value->data, value->len);
+    if (r->range.len > ROW_BYTES_MAX && r->named) { /* a line each of what no sheet has */
+        close_range(r);
+        msa_office_line(r->d->o, "", &r->line, false);
+        r->line.len = 0;
+    }
 }
 
 /* Dates and numbers as people see them stand in the cell's paragraphs; a cell
@@ -228,7 +236,7 @@ static void cell_value(odf *d, msa_xml *xml, msa_buf *out)
 static void table_row(odf *d, msa_xml *xml, int64_t number, int64_t times, bool named, msa_buf *cell)
 {
     int64_t depth = xml->depth, column = 1;
-    row r = {.named = named, .number = number};
+    row r = {.d = d, .named = named, .number = number};
     const char *shown = msa_xml_attr(xml, "visibility");
     if (shown && strcmp(shown, "visible"))
         d->hidden++;
@@ -360,7 +368,8 @@ static void running(odf *d, bool headers)
             known = !strcmp(seen.data + at, text.data);
         if (!known) {
             put_lines(d, headers ? "[header] " : "[footer] ", NULL, &text);
-            msa_buf_put(&seen, text.data, text.len + 1);
+            if (seen.len < SEEN_MAX)
+                msa_buf_put(&seen, text.data, text.len + 1);
         }
         msa_buf_free(&text);
     }
@@ -396,15 +405,14 @@ static void objects(odf *d)
 {
     for (int64_t i = 0; i < d->o->n_parts && msa_extract_going(d->o->x); i++) {
         const char *name = d->o->parts[i].name, *slash = strrchr(name, '/');
-        if (slash && !strcmp(slash, "/content.xml") && !d->o->parts[i].used)
+        if (slash && !strcmp(slash, "/content.xml") && d->o->parts[i].reads == 0)
             body(d, name);
     }
 }
 
 /* Objects of other programs: "Object 1", "ObjectReplacements/" are pictures of them. */
-static bool is_object(const msa_office *o, const msa_office_part *part)
+static bool is_object(const msa_office_part *part)
 {
-    (void)o;
     return !strncmp(part->name, "Object ", 7) && !strchr(part->name, '/');
 }
 

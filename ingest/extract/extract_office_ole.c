@@ -14,7 +14,8 @@ typedef struct kind {
 
 /* In the order of what tells more. */
 static const kind kinds[] = {
-    {"EncryptedPackage", NULL},
+    {"EncryptedPackage", NULL}, /* with a password */
+    {"\x09" "DRMContent", NULL}, /* with rights management */
     {"WordDocument", "Word 97-2003 (.doc)"},
     {"Workbook", "Excel 97-2003 (.xls)"},
     {"Book", "Excel 5.0/95 (.xls)"},
@@ -65,8 +66,8 @@ void msa_extract_ole(msa_extract *x, msa_input *in, const msa_format *f, msa_res
                 have = 0;
             }
         }
-    if (best == 0)
-        msa_result_set(r, MSA_EXTRACT_FAILED, "encrypted", "an office document with a password");
+    if (best < N_KINDS && !kinds[best].what)
+        msa_result_set(r, MSA_EXTRACT_FAILED, "encrypted", "an office document with a password or managed rights");
     else
         msa_result_set(r, MSA_EXTRACT_FAILED, "unsupported_type", "no text is taken from %s",
                        best < N_KINDS ? kinds[best].what : f->name);

@@ -14,6 +14,7 @@
 #define KEPT_ALL_MAX ((int64_t)64 << 20)    /* and all of a package */
 #define LOADED_ONE_MAX ((int64_t)256 << 20) /* a package that is a member itself, */
 #define LOADED_ALL_MAX ((int64_t)512 << 20) /* and all that are open at once */
+#define RELS_MAX 20000
 #define STEPS_MAX 20000000                  /* to reach parts again: seconds of work */
 
 /* ---- the bytes of the package, for libarchive ------------------------------- */
@@ -264,6 +265,9 @@ bool msa_office_open(msa_office *o)
         read_index(o, s);
         if (o->n_parts > 1)
             qsort(o->parts, (size_t)o->n_parts, sizeof *o->parts, by_name);
+        for (int64_t i = 1; i < o->n_parts; i++)
+            if (!strcmp(o->parts[i - 1].name, o->parts[i].name))
+                msa_office_damaged(o, o->parts[i].name, "part_damaged", "the package has it twice; the first is read");
     }
     msa_office_stream_close(s);
     return o->r->outcome != MSA_EXTRACT_FAILED;
@@ -360,6 +364,10 @@ void msa_office_rels_read(msa_office *o, const char *part, msa_office_rels *rels
             if (xml.kind != MSA_XML_START || !msa_xml_is(&xml, "Relationship") || !id || !type || !target ||
                 (mode && !strcasecmp(mode, "External")))
                 continue;
+            if (rels->n == RELS_MAX) {
+                msa_office_damaged(o, name, "limit_members", "too many relationships");
+                break;
+            }
             if (rels->n == rels->cap) {
                 int64_t cap = rels->cap ? 2 * rels->cap : 16;
                 msa_office_rel *more = msa_realloc(rels->list, cap, sizeof *more);

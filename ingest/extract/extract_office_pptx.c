@@ -82,12 +82,12 @@ static void background(msa_office *o, const msa_office_rels *rels)
     msa_office_rels inner = {0};
     const char *layout = msa_office_rels_type(rels, "slideLayout", 0), *master;
     const msa_office_part *part = layout ? msa_office_find(o, layout) : NULL;
-    if (!part || part->used)
+    if (!part || part->reads > 0)
         return;
     msa_office_rels_read(o, layout, &inner);
     master = msa_office_rels_type(&inner, "slideMaster", 0);
     part = master ? msa_office_find(o, master) : NULL;
-    if (part && !part->used)
+    if (part && part->reads == 0)
         shapes(o, master, "[master] ", true);
     shapes(o, layout, "[layout] ", true);
     msa_office_rels_free(&inner);

@@ -15,6 +15,7 @@
 #define GAP_MAX 8
 #define COLUMNS_MAX 16384
 #define ROWS_MAX 1048576
+#define ROW_BYTES_MAX ((int64_t)1 << 20)
 
 typedef struct xlsx {
     msa_office *o;
@@ -305,6 +306,11 @@ static void read_row(xlsx *b, msa_xml *xml, int64_t number)
         msa_buf value = {0};
         cell_value(b, xml, &value);
         put_cell(&r, column, &value);
+        if (r.range.len > ROW_BYTES_MAX) { /* a line each of what Excel never writes */
+            close_range(&r);
+            msa_office_line(b->o, "", &r.line, false);
+            r.line.len = 0;
+        }
         r.line.oom = r.line.oom || value.oom;
         msa_buf_free(&value);
     }

@@ -8,6 +8,7 @@
 
 #define SEND_BYTES ((int64_t)64 << 10)
 #define EVENTS_A_BEAT 4096
+#define READS_MAX 2 /* of one part: a package cannot make us read for ever */
 
 /* ---- reading ---------------------------------------------------------------- */
 
@@ -45,9 +46,9 @@ bool msa_xml_open(msa_office *o, const char *name, msa_xml *xml)
 {
     *xml = (msa_xml){.o = o};
     msa_office_part *part = msa_office_find(o, name);
-    if (!part || !msa_extract_going(o->x))
+    if (!part || part->reads == READS_MAX || !msa_extract_going(o->x))
         return false;
-    part->used = true;
+    part->reads++;
     xml->part = part->name;
     xml->stream = msa_office_stream_open(o, part);
     if (!xml->stream)
