@@ -276,6 +276,7 @@ static int64_t decode_1252(msa_charset_decoder *d, const unsigned char *p, int64
 typedef struct icu_call {
     msa_charset_decoder *d;
     const char *piece;
+    int64_t n;
 } icu_call;
 
 static void icu_bad(const void *user, UConverterToUnicodeArgs *args, const char *units, int32_t n,
@@ -286,15 +287,18 @@ static void icu_bad(const void *user, UConverterToUnicodeArgs *args, const char 
     (void)units;
     if (reason > UCNV_IRREGULAR)
         return;
+    /* bytes that ICU looks at for the second time lie in a buffer of its own */
+    uintptr_t at = (uintptr_t)args->source - (uintptr_t)call->piece;
+    int64_t offset = call->d->offset + (at <= (uintptr_t)call->n ? (int64_t)at : 0) - n;
     if (call->d->bad++ == 0)
-        call->d->first_bad = call->d->offset + (args->source - call->piece) - n;
+        call->d->first_bad = offset > 0 ? offset : 0;
     *status = U_ZERO_ERROR;
     ucnv_cbToUWriteUChars(args, replacement, 1, 0, status);
 }
 
 static int64_t decode_icu(msa_charset_decoder *d, const char *p, int64_t n, bool last, msa_buf *out)
 {
-    icu_call call = {d, p};
+    icu_call call = {d, p, n};
     const char *s = p;
     UChar units[2048];
     UErrorCode status = U_ZERO_ERROR;
