@@ -222,7 +222,7 @@ static void look(csv *t, const char *p, int64_t n, bool last, bool tabs_first)
 {
     static const char usual[] = ",;\t|", tabs[] = "\t,;|";
     const char *candidates = tabs_first ? tabs : usual;
-    int64_t best = 500; /* half of the rows must agree */
+    int64_t best = 499; /* half of the rows must agree */
     if (n > SAMPLE) {
         n = SAMPLE;
         last = false;

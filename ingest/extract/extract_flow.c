@@ -39,7 +39,7 @@ static void settle(msa_flow *f)
     if (f->space && !f->fresh)
         msa_buf_put(&f->out, " ", 1);
     f->lines = f->tabs = 0;
-    f->space = f->fresh = false;
+    f->space = f->fresh = f->edge = false;
     f->begun = true;
     if (f->heading || f->out.len >= SEND_BYTES)
         send(f);
@@ -86,8 +86,7 @@ void msa_flow_space(msa_flow *f)
 
 void msa_flow_break(msa_flow *f, int64_t lines)
 {
-    /* at the beginning of a cell there is nothing to break */
-    if (f->tables > 0 && f->fresh && f->lines == 0)
+    if (f->tables > 0 && f->edge)
         return;
     if (f->lines < lines)
         f->lines = lines;
@@ -130,7 +129,7 @@ void msa_flow_row(msa_flow *f)
     *cells(f) = 0;
     f->tabs = 0;
     f->lines = f->lines > 0 ? f->lines : 1;
-    f->fresh = true;
+    f->fresh = f->edge = true;
     f->space = false;
 }
 
@@ -144,5 +143,5 @@ void msa_flow_cell(msa_flow *f, bool begins)
         f->lines = 0; /* of the last paragraph of the cell before */
     }
     f->space = false;
-    f->fresh = true;
+    f->fresh = f->edge = true;
 }

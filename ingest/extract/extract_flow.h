@@ -20,6 +20,7 @@ typedef struct msa_flow {
     int64_t lines, tabs;     /* due: line ends (2: a blank line), tabs */
     bool space;              /* due: one space */
     bool fresh;              /* no text yet since the last line end or tab */
+    bool edge;               /* no text yet in the open cell, or since its end */
     bool heading;            /* due with the next text */
     bool begun;              /* any text at all */
     int64_t tables;          /* open, nested */

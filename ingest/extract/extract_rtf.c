@@ -52,6 +52,7 @@ typedef enum dest { BODY, NOTE, TITLE, FONT_TABLE, STYLE_SHEET, NOTHING } dest;
 typedef struct group {
     dest dest;
     bool hidden, deleted;
+    bool edge;           /* a header or footer begins with this group */
     bool upr;            /* the next group says in ANSI what \ud says in Unicode */
     unsigned char page;  /* in pages */
     int uc;              /* characters that stand for a \u to those who cannot read it */
@@ -366,6 +367,7 @@ static void destination(rtf *t, const struct word *w)
     case W_EDGE:
         msa_flow_break(&t->flow, 2);
         t->paragraph = false;
+        g->edge = true;
         break;
     case W_TITLE:
         g->dest = TITLE;
@@ -563,7 +565,7 @@ static void open_group(rtf *t)
     else {
         group *g = top(t);
         *g = was;
-        g->upr = false;
+        g->upr = g->edge = false;
         if (was.upr)
             g->dest = NOTHING;
     }
@@ -587,6 +589,10 @@ static void close_group(rtf *t)
         msa_flow_text(&t->flow, t->title.data, t->title.len);
         msa_flow_break(&t->flow, 2);
         t->title.len = 0;
+    }
+    if (top(t)->edge && t->depth <= DEPTH_MAX) {
+        msa_flow_break(&t->flow, 2);
+        t->paragraph = false;
     }
     t->depth--;
 }
