@@ -1,6 +1,7 @@
 /* What each bad input gets, end to end through the real programs. One test a row of
  * the table: its own small file in a folder beside a good one, an ingest, and then
- * what the manifest says, that the good file is indexed, and that everything ties. */
+ * what the manifest says, that the good file is indexed, and that everything ties.
+ * Rows 43, 45 and 46, on whole runs, stand in test_cli.c. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>

@@ -578,6 +578,13 @@ static void a_full_disk(void **state)
     EXPECT(0, "run", "--device", "ref", "full.json");
     assert_int_equal(check_lines("out-full/results.jsonl", "result"), 12);
     free(queries);
+    /* whoever reads the outcomes goes away */
+    char command[700];
+    snprintf(command, sizeof command, "cd '%s' && mkfifo pipe && exec 3<>pipe 4>pipe 3<&- && { '%s' ls store >&4 2>stderr; echo $? >code; }",
+             dir, program);
+    assert_int_equal(system(command), 0);
+    says("code", "74\n");
+    says("stderr", "writing to stdout");
 }
 
 /* ---- refusals ----------------------------------------------------------------------------------- */
@@ -855,8 +862,8 @@ int main(void)
         cmocka_unit_test(failed_files_are_counted),
         cmocka_unit_test(a_killed_run_goes_on),
         cmocka_unit_test(signals_stop_a_run_that_can_go_on),
-        cmocka_unit_test(locks),
-        cmocka_unit_test(a_full_disk),
+        {"row 46: a second run while the first one works", locks, NULL, NULL, NULL},
+        {"row 45: a full disk, a closed pipe", a_full_disk, NULL, NULL, NULL},
         cmocka_unit_test(a_store_of_another_model),
         cmocka_unit_test(a_damaged_store),
         cmocka_unit_test(a_bank_of_another_corpus),
@@ -865,7 +872,7 @@ int main(void)
         cmocka_unit_test(route_lines),
         cmocka_unit_test(tokenize_lines),
         cmocka_unit_test(looking_changes_nothing),
-        cmocka_unit_test(a_corpus_larger_than_allowed),
+        {"row 43: a corpus larger than allowed", a_corpus_larger_than_allowed, NULL, NULL, NULL},
         cmocka_unit_test(a_shared_passage_names_its_other_paths),
         cmocka_unit_test(verify_a_store_and_its_results),
         cmocka_unit_test(stages_alone),
