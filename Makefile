@@ -25,11 +25,13 @@ arch = $(strip $(foreach a,avx512bf16 avx512 avx2,$(if $(filter %_$(a).c,$(1)),$
 FOLDERS := base kernels ingest ingest/extract engine jobs models
 # parsers of hostile files: linked into msa-extract and nothing else
 EXTRACT_PKGS := poppler-glib libarchive libseccomp libxml-2.0 icu-i18n icu-uc uchardet gmime-3.0
+OCR := $(shell pkg-config --exists tesseract 2>/dev/null && echo tesseract)
+EXTRACT_PKGS += $(OCR)
 EXTRACT_CFLAGS = $(if $(filter ingest/extract/%,$(1)),$(shell pkg-config --cflags $(EXTRACT_PKGS)))
 EXTRACT_LIBS = $(shell pkg-config --libs $(EXTRACT_PKGS))
 LIBS := -ljansson -lpcre2-8 -lxxhash -lcrypto -lm
 
-compile = $(CC) -std=gnu11 -pthread $(WARN) $(OPT) -I. -I$(B) -MMD -MP \
+compile = $(CC) -std=gnu11 -pthread $(WARN) $(OPT) $(if $(OCR),-DMSA_OCR) -I. -I$(B) -MMD -MP \
           $(call arch,$(1)) $(call EXTRACT_CFLAGS,$(1)) $(CFLAGS) -c $(1) -o $(2)
 link = @echo "  link $@"; $(CC) -pthread $(OPT) $(LDFLAGS) -o $@ $^ $(1) $(LIBS)
 
@@ -98,7 +100,7 @@ $(B)/tests/%: $(B)/tests/%.o $(B)/tests/lib.a $(call lib,jobs) $(MODELS_OBJS) $(
 
 DEBIAN_PACKAGES := gcc make pkg-config python3 python3-pip xz-utils zip \
   libjansson-dev libpcre2-dev unicode-data libxxhash-dev libssl-dev libdnnl-dev liblzma-dev \
-  libpoppler-glib-dev libarchive-dev libseccomp-dev libxml2-dev libicu-dev libuchardet-dev libgmime-3.0-dev libcmocka-dev
+  libpoppler-glib-dev libarchive-dev libseccomp-dev libxml2-dev libicu-dev libuchardet-dev libgmime-3.0-dev libtesseract-dev tesseract-ocr-eng libcmocka-dev
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .PHONY: deps model run test test-asan test-kill test-docs bench bench-peers fuzz check-deps

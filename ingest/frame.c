@@ -355,12 +355,12 @@ msa_rc msa_frame_get_hello(const msa_frame *f, char level[MSA_ISOLATION_MAX], ms
 
 /* ---- jobs ------------------------------------------------------------------- */
 
-#define N_LIMITS 10
+#define N_LIMITS 11
 static void limits_list(msa_ingest_limits *l, int64_t *list[N_LIMITS])
 {
     int64_t *all[N_LIMITS] = {&l->memory_bytes, &l->cpu_seconds, &l->stall_seconds, &l->text_bytes,
                               &l->member_bytes, &l->total_bytes, &l->ratio, &l->members,
-                              &l->depth, &l->pages};
+                              &l->depth, &l->pages, &l->ocr_pages};
     memcpy(list, all, sizeof all);
 }
 

@@ -57,6 +57,7 @@ typedef struct msa_ingest_limits {
     int64_t members;           /* entries of one input file, nested ones included; 1,000,000 */
     int64_t depth;             /* archives in archives; 8 */
     int64_t pages;             /* of one PDF; 100,000 */
+    int64_t ocr_pages;         /* scanned pages of one PDF that OCR reads; 0, none */
 } msa_ingest_limits;
 void msa_ingest_limits_default(msa_ingest_limits *l);
 

@@ -33,7 +33,7 @@ static bool limit(int resource, int64_t value)
 static void become(const char *path, int64_t memory_bytes, int sock, int errors, pid_t parent)
 {
     static const char failed[] = "the worker could not be set up or executed\n";
-    char *argv[] = {(char *)path, NULL}, *envp[] = {(char *)"LC_ALL=C.UTF-8", NULL};
+    char *argv[] = {(char *)path, NULL}, *envp[] = {(char *)"LC_ALL=C.UTF-8", (char *)"OMP_THREAD_LIMIT=1", NULL};
     sigset_t none;
     sigemptyset(&none);
     /* the pair and the pipe were opened above 2, so nothing here overwrites them */

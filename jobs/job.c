@@ -184,6 +184,10 @@ static msa_rc check_versions(const source_text *t, const json_t *root, msa_err *
         if (strcmp(f, "jsonl") != 0)
             return refuse(t, pointer, MSA_E_CONFIG, err, "format \"%s\" is not in this version", f);
     }
+#ifndef MSA_OCR
+    if (json_is_true(json_object_get(json_object_get(root, "corpus"), "ocr")))
+        return refuse(t, "/corpus/ocr", MSA_E_CONFIG, err, "this program was built without tesseract");
+#endif
     if (json_object_size(json_object_get(root, "schemas")))
         return refuse_later(t, "/schemas", err);
     return check_ask_keys(t, json_object_get(root, "defaults"), "/defaults", err);
@@ -243,6 +247,16 @@ static void read_limits(msa_job *j, const json_t *o)
     take_int(o, "tokens", &j->corpus_tokens);
 }
 
+/* A page takes seconds: the limit of time a file is ten times the usual one. */
+static void read_ocr(msa_job *j, const json_t *o)
+{
+    if (!json_is_true(json_object_get(o, "ocr")))
+        return;
+    j->limits.ocr_pages = j->limits.pages;
+    if (!json_object_get(json_object_get(o, "limits"), "cpu_seconds"))
+        j->limits.cpu_seconds *= 10;
+}
+
 static msa_rc read_corpus(msa_job *j, const char *dir, const json_t *o, msa_err *err)
 {
     const char *change = json_string_value(json_object_get(o, "on_change"));
@@ -255,6 +269,7 @@ static msa_rc read_corpus(msa_job *j, const char *dir, const json_t *o, msa_err 
     j->bank_dtype = dtype && strcmp(dtype, "f32") == 0 ? MSA_F32 : MSA_BF16;
     take_int(o, "passage_tokens", &j->passage_tokens);
     read_limits(j, json_object_get(o, "limits"));
+    read_ocr(j, o);
     j->store = resolve(j, dir, json_string_value(json_object_get(o, "store")));
     return j->store ? read_sources(j, dir, json_object_get(o, "sources"), err)
                     : msa_err_nomem(err, "job");

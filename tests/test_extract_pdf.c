@@ -206,13 +206,34 @@ static void scanned_pages(void **state)
            (const char *const[]){"warn no_text_layer", "end partial no_text_layer", NULL});
 }
 
+/* Words that are drawn but are no text, over an image that covers the page. */
+static void ocr(void **state)
+{
+    (void)state;
+#ifdef MSA_OCR
+#define DRAWN(size) \
+    CONTENT("q 300 0 0 300 0 0 cm BI /W 1 /H 1 /BPC 8 /CS /G ID \xff EI Q /Span<</ActualText( )>>BDC BT /F1 " size \
+            " Tf 20 200 Td (Reading old letters) Tj ET EMC")
+    msa_ingest_limits l = msa_test_limits();
+    l.ocr_pages = 1;
+    msa_buf b = OBJECTS(CATALOG(""), PAGES, PAGE(""), DRAWN("24"), FONT);
+    expect(b, &l, (const char *const[]){"warn ocr p1", "Reading old letters", "end ok", NULL});
+    EXPECT(OBJECTS(CATALOG(""), PAGES, PAGE(""), DRAWN("24"), FONT), "!Reading", "end failed no_text_layer");
+    /* letters too small to be read */
+    expect(OBJECTS(CATALOG(""), PAGES, PAGE(""), DRAWN("1.6"), FONT), &l,
+           (const char *const[]){"!warn ocr p1", "!end ok", NULL});
+#else
+    skip();
+#endif
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(form_values), cmocka_unit_test(notes), cmocka_unit_test(attached_files),
         cmocka_unit_test(hidden_text), cmocka_unit_test(characters_that_say_nothing),
         cmocka_unit_test(boxes_and_characters), cmocka_unit_test(replacement_text), cmocka_unit_test(xfa_forms),
-        cmocka_unit_test(locked_and_broken), cmocka_unit_test(scanned_pages),
+        cmocka_unit_test(locked_and_broken), cmocka_unit_test(scanned_pages), cmocka_unit_test(ocr),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

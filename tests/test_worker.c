@@ -407,7 +407,7 @@ static void surroundings(void **state)
     int64_t as = l.memory_bytes;
 #endif
     snprintf(want, sizeof want,
-             "env LC_ALL=C.UTF-8 - fds 3 as %lld core 0 fsize 0 nofile<100 1 nnp 1 group 1\"\n", (long long)as);
+             "env LC_ALL=C.UTF-8 OMP_THREAD_LIMIT=1 fds 3 as %lld core 0 fsize 0 nofile<100 1 nnp 1 group 1\"\n", (long long)as);
     int loose = dup(2); /* a descriptor that is not closed on exec */
     expect_run(fake, &l, "surroundings", want);
     close(loose);

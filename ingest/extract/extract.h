@@ -99,11 +99,13 @@ struct msa_extract {
     int64_t depth;           /* of the innermost open member; -1: none */
     int64_t ordinals[MSA_DEPTH_MAX + 1]; /* of the open members */
     int64_t memory_held;     /* by loaded inputs, all depths */
+    void *ocr;               /* the engine, made at the first page that needs it */
     const struct msa_open_archive *archives; /* that are being read, innermost first */
 };
 
 void msa_extract_init(msa_extract *x, msa_extract_sink *sink, void *user);
 void msa_extract_reset(msa_extract *x);
+void msa_ocr_free(void *ocr);              /* by msa_extract_reset */
 /* One file: its events and DONE. fd is borrowed. MSA_FATAL when the sink refuses
  * or memory is out. */
 msa_rc msa_extract_file(msa_extract *x, const msa_job *job, int fd, msa_err *err);

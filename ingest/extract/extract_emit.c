@@ -38,6 +38,8 @@ void msa_extract_init(msa_extract *x, msa_extract_sink *sink, void *user)
 void msa_extract_reset(msa_extract *x)
 {
     msa_buf_free(&x->out);
+    msa_ocr_free(x->ocr);
+    x->ocr = NULL;
 }
 
 static msa_rc say(msa_extract *x, msa_frame_type type, msa_err *err)

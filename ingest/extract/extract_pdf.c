@@ -4,6 +4,7 @@
 #define _GNU_SOURCE /* memmem */
 #include "ingest/extract/extract_pdf.h"
 
+#include <math.h>
 #include <string.h>
 
 /* A document is held in memory whole: mapped, it could shrink under us. */
@@ -11,6 +12,12 @@ static int64_t file_max(const msa_extract *x)
 {
     return x->job.limits.memory_bytes / 2;
 }
+
+/* A scanned page has fewer visible characters than these, and images over more of
+ * it than this share. */
+#define SCAN_CHARS 20
+#define SCAN_SHARE 0.5
+#define OCR_CONFIDENCE 60
 
 static bool is_blank(const char *s, int64_t n)
 {
@@ -20,11 +27,19 @@ static bool is_blank(const char *s, int64_t n)
     return true;
 }
 
-static bool has_image(PopplerPage *page)
+/* How much of the page images cover, 0 .. 1; below 0: there are none. */
+static double image_share(PopplerPage *page)
 {
     GList *images = poppler_page_get_image_mapping(page);
+    double width, height, covered = 0;
+    poppler_page_get_size(page, &width, &height);
+    for (GList *l = images; l; l = l->next) {
+        const PopplerRectangle *a = &((PopplerImageMapping *)l->data)->area;
+        covered += fabs(a->x2 - a->x1) * fabs(a->y2 - a->y1);
+    }
+    bool any = images != NULL;
     poppler_page_free_image_mapping(images);
-    return images != NULL;
+    return !any ? -1 : covered < width * height ? covered / (width * height) : 1;
 }
 
 /* ---- the document ----------------------------------------------------------- */
@@ -37,7 +52,7 @@ typedef struct pdf {
     msa_pdf_text text;         /* of the page at hand */
     msa_buf spans;             /* what stands beside it */
     msa_buf empty;             /* "3, 5-9": pages with images but no text */
-    int64_t n_pages, n_text, n_empty, run_start, run_end, n_files;
+    int64_t n_pages, n_text, n_empty, run_start, run_end, n_files, n_ocr;
 } pdf;
 
 static void close_run(pdf *d)
@@ -101,6 +116,35 @@ static void judge(pdf *d, int64_t number)
         page_failed(d, number, "text_quality_low", "the fonts do not tell what their characters mean");
 }
 
+/* What OCR reads off a scanned page goes behind what text there is. false: nothing
+ * was read. */
+static bool take_scan(pdf *d, PopplerPage *page, int64_t number)
+{
+    msa_buf words = {0}, *text = &d->text.text;
+    msa_where where = {number, 0, -1};
+    int confidence = 0;
+    if (d->n_ocr++ >= d->x->job.limits.ocr_pages)
+        return false;
+    msa_ocr_state state = msa_ocr_page(d->x, page, &words, &confidence);
+    bool some = state == MSA_OCR_READ && !is_blank(words.data, words.len);
+    if (state == MSA_OCR_UNAVAILABLE)
+        msa_extract_warn(d->x, where, "ocr_unavailable", "page %lld: tesseract or its language data are not there",
+                         (long long)number);
+    if (some) {
+        bool low = confidence < OCR_CONFIDENCE;
+        msa_extract_warn(d->x, where, low ? "ocr_low_confidence" : "ocr", "page %lld: source=ocr, mean confidence %d",
+                         (long long)number, confidence);
+        if (low)
+            msa_result_set(d->r, MSA_EXTRACT_PARTIAL, "ocr_low_confidence", "page %lld: mean confidence %d of OCR",
+                           (long long)number, confidence);
+        msa_buf_puts(text, text->len > 0 && text->data[text->len - 1] != '\n' ? "\n" : "");
+        for (int64_t i = 0; i < words.len; i++)
+            msa_buf_put(text, words.data[i] == '\f' ? " " : words.data + i, 1);
+    }
+    msa_buf_free(&words);
+    return some;
+}
+
 static void one_page(pdf *d, int64_t number)
 {
     msa_extract *x = d->x;
@@ -119,9 +163,12 @@ static void one_page(pdf *d, int64_t number)
         } else
             judge(d, number);
         msa_pdf_spans(page, text, &d->spans);
+        double images = d->text.seen < SCAN_CHARS ? image_share(page) : -1;
+        if (images > SCAN_SHARE && take_scan(d, page, number))
+            blank = false;
         if (!blank || d->spans.len > 0)
             d->n_text++;
-        if (blank && has_image(page))
+        if (blank && images >= 0)
             note_empty(d, number);
         if (d->spans.len > 0) {
             msa_buf_puts(text, text->len > 0 && text->data[text->len - 1] != '\n' ? "\n" : "");

@@ -30,4 +30,9 @@ void msa_pdf_spans(PopplerPage *page, const msa_buf *text, msa_buf *out);
 void msa_pdf_page_files(msa_extract *x, PopplerPage *page, int64_t *ordinal, msa_result *r);
 void msa_pdf_files(msa_extract *x, PopplerDocument *doc, int64_t *ordinal, msa_result *r);
 
+/* Words that OCR reads off a page, appended, with their mean confidence (0 .. 100).
+ * UNAVAILABLE: not built in, or its language data are not there. */
+typedef enum msa_ocr_state { MSA_OCR_READ, MSA_OCR_FAILED, MSA_OCR_UNAVAILABLE } msa_ocr_state;
+msa_ocr_state msa_ocr_page(msa_extract *x, PopplerPage *page, msa_buf *text, int *confidence);
+
 #endif
