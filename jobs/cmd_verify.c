@@ -131,12 +131,21 @@ static bool slice(const char *s, int64_t n, int64_t from, int64_t to, const char
     }
 }
 
+/* The title of a record stands before its text and counts nowhere: of words in it
+ * only that they are there can be told. */
 static bool stands_there(const msa_doc *d, int64_t start, int64_t end, const char *quote, int64_t n)
 {
-    const char *p;
-    int64_t len;
+    const char *p, *text = d->text;
+    int64_t len, n_text = d->text_bytes, title = d->title ? (int64_t)strlen(d->title) + 1 : 0;
+    if (title && title <= n_text) {
+        p = memmem(text, (size_t)n_text, quote, (size_t)n);
+        if (p && p < text + title)
+            return start == d->char_start;
+        text += title;
+        n_text -= title;
+    }
     return start >= d->char_start && end >= start &&
-           slice(d->text, d->text_bytes, start - d->char_start, end - d->char_start, &p, &len) && len == n &&
+           slice(text, n_text, start - d->char_start, end - d->char_start, &p, &len) && len == n &&
            memcmp(p, quote, (size_t)n) == 0;
 }
 

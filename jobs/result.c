@@ -57,6 +57,13 @@ static const char *verified_name(msa_verified v)
     return v == MSA_VERIFIED_EXACT ? "exact" : v == MSA_VERIFIED_NORMALIZED ? "normalized" : NULL;
 }
 
+/* Where a place in a passage lies in the stored text, which has no title. */
+static int64_t in_stored_text(const msa_doc *d, int64_t at)
+{
+    int64_t title = d->title ? msa_utf8_count(d->title, (int64_t)strlen(d->title)) + 1 : 0;
+    return d->char_start + (at > title ? at - title : 0);
+}
+
 static json_t *citation(const msa_result_in *in, int64_t n, const msa_doc *d, const msa_quote *q)
 {
     bool found = q->verified != MSA_VERIFIED_NONE;
@@ -71,8 +78,8 @@ static json_t *citation(const msa_result_in *in, int64_t n, const msa_doc *d, co
     json_object_set_new(c, "record", msa_json_string(d->record));
     json_object_set_new(c, "page", integer_or_null(d->page));
     json_object_set_new(c, "page_label", msa_json_string(d->page_label));
-    json_object_set_new(c, "char_start", json_integer(d->char_start + (found ? q->char_start : 0)));
-    json_object_set_new(c, "char_end", json_integer(found ? d->char_start + q->char_end : d->char_end));
+    json_object_set_new(c, "char_start", json_integer(found ? in_stored_text(d, q->char_start) : d->char_start));
+    json_object_set_new(c, "char_end", json_integer(found ? in_stored_text(d, q->char_end) : d->char_end));
     json_object_set_new(c, "quote", found ? msa_json_text(d->text + q->start, q->end - q->start) : json_null());
     json_object_set_new(c, "verified", msa_json_string(verified_name(q->verified)));
     json_object_set_new(c, "score", score_of(in->answer, d->id));

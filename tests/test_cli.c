@@ -427,6 +427,28 @@ static void citations_are_verified(void **state)
     msa_corpus_close(c);
 }
 
+/* Characters of a record are counted in its text, behind the title. */
+static void a_title_counts_nowhere(void **state)
+{
+    msa_corpus *c = NULL;
+    msa_doc d;
+    int64_t doc = 0;
+    (void)state;
+    assert_int_equal(msa_corpus_open(in_dir("store"), &c, NULL), MSA_OK);
+    do
+        assert_true(msa_corpus_doc_get(c, ++doc, &d));
+    while (!d.alive || !d.record || strcmp(d.record, "r1") != 0);
+    msa_scored routed = {doc, 0.5};
+    msa_round round = {&routed, 1, &doc, 1};
+    msa_answer a = {.outcome = MSA_ANSWERED, .finish_reason = "stop", .text = (char *)(uintptr_t)"the address of the landlord",
+                    .rounds = &round, .n_rounds = 1, .evidence = &doc, .n_evidence = 1};
+    msa_buf b = {0};
+    assert_int_equal(msa_result_put(&(msa_result_in){"j", "q", "m", &a, c, 7, true}, &b, NULL), MSA_OK);
+    assert_non_null(strstr(b.data, "\"char_start\":14,\"char_end\":41,\"quote\":\"the address of the landlord\",\"verified\":\"exact\""));
+    msa_buf_free(&b);
+    msa_corpus_close(c);
+}
+
 static void failed_files_are_counted(void **state)
 {
     (void)state;
@@ -859,6 +881,7 @@ int main(void)
         cmocka_unit_test(bad_lines_fail_alone),
         cmocka_unit_test(a_question_beyond_the_context_fails_alone),
         cmocka_unit_test(citations_are_verified),
+        cmocka_unit_test(a_title_counts_nowhere),
         cmocka_unit_test(failed_files_are_counted),
         cmocka_unit_test(a_killed_run_goes_on),
         cmocka_unit_test(signals_stop_a_run_that_can_go_on),
