@@ -62,6 +62,7 @@ const msa_outcome_code msa_outcome_codes[] = {
     {"empty_file", NULL},
     {"size_mismatch", NULL},
     {"zip_streamed", NULL},
+    {"name_charset", NULL},
     {"type_mismatch", NULL},
     {"pdf_junk_prefix", NULL},
     {"nul_in_text", NULL},

@@ -70,7 +70,8 @@ int64_t msa_input_peek(msa_input *in, const char **p);
 /* The next bytes in order, until 0: the end, or a fault. */
 int64_t msa_input_next(msa_input *in, const char **p);
 /* Everything that is left, into in->held, for formats that need random access;
- * false with a fault (limit_memory) when it is more than cap bytes. */
+ * false with a fault (limit_memory) when it is more than cap bytes: what was read
+ * stays in held, the rest can still come from _next. */
 bool msa_input_load(msa_input *in, int64_t cap);
 bool msa_input_seekable(const msa_input *in);
 /* Bytes at an offset: how many (fewer only at the end), -1 on error. */
@@ -181,6 +182,7 @@ void msa_extract_as(msa_extract *x, const msa_format *f, const void *data, int64
 
 void msa_extract_pdf(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
 void msa_extract_archive(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
+void msa_extract_archive_part(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
 void msa_extract_ooxml(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
 void msa_extract_odf(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);
 void msa_extract_epub(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r);

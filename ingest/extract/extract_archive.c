@@ -1,18 +1,22 @@
 /* Archives and compressed files through libarchive, members read as they come.
  * A compressed file that holds no archive is an archive with one member. */
 #define _GNU_SOURCE /* strcasestr */
-#include "ingest/extract/extract.h"
+#include "ingest/extract/extract_archive.h"
 
 #include <archive.h>
 #include <archive_entry.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
 #define BLOCK ((int64_t)64 << 10)
+#define EMPTY_STREAM_MAX 64
 #define FAILURES_MAX 16                       /* in a row: some damage never ends */
-#define LOADED_ONE_MAX ((int64_t)256 << 20)   /* an inner zip or 7z in memory, */
-#define LOADED_ALL_MAX ((int64_t)512 << 20)   /* and all that are open at once */
+/* An inner zip or 7z in memory, and all that are open at once: 256 and 512 MiB of
+ * the usual 2 GiB. */
+#define LOADED_ONE_PART 8
+#define LOADED_ALL_PART 4
 
 static const char zeros[BLOCK];
 
@@ -22,7 +26,8 @@ typedef struct opener {
     const char *format;
     int filter;      /* exactly this one, whatever lies below: 0 none */
     int (*enable)(struct archive *a);
-    bool seeks;      /* right only with random access: the index is at the end */
+    bool seeks;      /* right only with random access: the index is at the end, */
+    int (*in_order)(struct archive *a); /* nearly right without; NULL: not at all */
 } opener;
 
 /* Below a compression filter: an archive that is read in order, or anything. */
@@ -45,17 +50,17 @@ static int enable_rar(struct archive *a)
 }
 
 static const opener openers[] = {
-    {"gzip", ARCHIVE_FILTER_GZIP, enable_streams, false},
-    {"bzip2", ARCHIVE_FILTER_BZIP2, enable_streams, false},
-    {"xz", ARCHIVE_FILTER_XZ, enable_streams, false},
-    {"zstd", ARCHIVE_FILTER_ZSTD, enable_streams, false},
-    {"lz4", ARCHIVE_FILTER_LZ4, enable_streams, false},
-    {"zip", 0, archive_read_support_format_zip, true},
-    {"7zip", 0, archive_read_support_format_7zip, true},
-    {"rar", 0, enable_rar, true},
-    {"tar", 0, archive_read_support_format_tar, false},
-    {"cpio", 0, archive_read_support_format_cpio, false},
-    {"ar", 0, archive_read_support_format_ar, false},
+    {"gzip", ARCHIVE_FILTER_GZIP, enable_streams, false, NULL},
+    {"bzip2", ARCHIVE_FILTER_BZIP2, enable_streams, false, NULL},
+    {"xz", ARCHIVE_FILTER_XZ, enable_streams, false, NULL},
+    {"zstd", ARCHIVE_FILTER_ZSTD, enable_streams, false, NULL},
+    {"lz4", ARCHIVE_FILTER_LZ4, enable_streams, false, NULL},
+    {"zip", 0, archive_read_support_format_zip, true, archive_read_support_format_zip_streamable},
+    {"7zip", 0, archive_read_support_format_7zip, true, NULL},
+    {"rar", 0, enable_rar, true, enable_rar},
+    {"tar", 0, archive_read_support_format_tar, false, NULL},
+    {"cpio", 0, archive_read_support_format_cpio, false, NULL},
+    {"ar", 0, archive_read_support_format_ar, false, NULL},
 };
 
 /* ---- the bytes of the archive, for libarchive ------------------------------- */
@@ -79,6 +84,12 @@ static la_ssize_t read_source(struct archive *a, void *user, const void **p)
         *p = s->block;
         s->at_end = n == 0;
         msa_extract_beat(s->in->x);
+        return n;
+    }
+    if (s->pos < s->in->held.len) { /* what was loaded before it proved too much */
+        int64_t n = s->in->held.len - s->pos;
+        *p = s->in->held.data + s->pos;
+        s->pos += n;
         return n;
     }
     const char *block;
@@ -145,8 +156,17 @@ typedef struct member {
     const source *s;
     const char *pending;     /* a block behind a gap */
     int64_t n_pending, gap, pos;
-    bool ended;
+    int64_t declared;        /* size by the header, or -1 */
+    bool ended, told;
 } member;
+
+static void tell_size(msa_input *in, member *m)
+{
+    if (!m->told)
+        msa_input_note(in, "size_mismatch", "the archive says %lld bytes and delivered %lld", (long long)m->declared,
+                       (long long)m->pos);
+    m->told = true;
+}
 
 /* Sparse members have gaps, which are zeros and count as delivered. */
 static int64_t fill_member(msa_input *in, const char **p)
@@ -167,8 +187,14 @@ static int64_t fill_member(msa_input *in, const char **p)
             m->pos += n;
             return n;
         }
-        if (m->ended)
+        if (m->ended) {
+            if (m->declared >= 0 && m->pos != m->declared)
+                tell_size(in, m);
+            if (m->pos < m->declared && !in->fault.code)
+                msa_result_set(&in->fault, MSA_EXTRACT_PARTIAL, "member_damaged", "only %lld of %lld bytes could be read",
+                               (long long)m->pos, (long long)m->declared);
             return 0;
+        }
         const void *block = NULL;
         size_t size = 0;
         la_int64_t offset = m->pos;
@@ -181,7 +207,8 @@ static int64_t fill_member(msa_input *in, const char **p)
                            strcmp(code, "archive_damaged") ? code : "member_damaged", "%s", says(m->a));
             return -1;
         }
-        if (r == ARCHIVE_WARN) /* a wrong checksum, say: the bytes are all there */
+        /* a wrong checksum, say: the bytes are all there */
+        if (r == ARCHIVE_WARN && !strcasestr(says(m->a), "wrong size"))
             msa_result_set(&in->fault, MSA_EXTRACT_PARTIAL, code_of(m->a, m->s), "%s", says(m->a));
         if (r == ARCHIVE_EOF) {
             m->ended = true;
@@ -227,15 +254,22 @@ static char *entry_name(const msa_input *in, struct archive *a, struct archive_e
  * them; through our own loop they count and show that work goes on. */
 static void pass_over(msa_extract *x, struct archive *a, const source *s)
 {
-    member m = {.a = a, .s = s};
+    member m = {.a = a, .s = s, .declared = -1};
     msa_input in = {.x = x, .name = "", .fill = fill_member, .user = &m, .fd = -1, .member = true};
     msa_input_drain(&in);
 }
 
-static void read_member(msa_extract *x, struct archive *a, const source *s, const char *name, int64_t ordinal)
+static void read_member(msa_extract *x, struct archive *a, struct archive_entry *e, const source *s, const char *name,
+                        int64_t ordinal)
 {
-    member m = {.a = a, .s = s};
+    member m = {.a = a, .s = s, .declared = archive_entry_size_is_set(e) ? archive_entry_size(e) : -1};
     msa_input in = {.x = x, .name = name, .fill = fill_member, .user = &m, .fd = -1, .member = true};
+    msa_buf shown = {0};
+    bool zip = (archive_format(a) & ARCHIVE_FORMAT_BASE_MASK) == ARCHIVE_FORMAT_ZIP;
+    const char *set = msa_archive_name_guess(name, (int64_t)strlen(name), zip, &shown);
+    if (set)
+        msa_input_note(&in, "name_charset", "the name is not UTF-8; in %s it reads: %.300s", set, shown.data);
+    msa_buf_free(&shown);
     msa_extract_member(x, &in, ordinal);
 }
 
@@ -261,7 +295,7 @@ static void one_entry(msa_extract *x, const source *s, struct archive *a, struct
         msa_extract_unread(x, name, "unread", ordinal, &r);
         pass_over(x, a, s);
     } else
-        read_member(x, a, s, name, ordinal);
+        read_member(x, a, e, s, name, ordinal);
     free(name);
 }
 
@@ -294,53 +328,166 @@ static void entries(msa_extract *x, const source *s, struct archive *a, msa_resu
         if (dead)
             break;
     }
+    /* a stream that ends before its first block is whole gives nothing and no error;
+     * one that holds nothing has little more than its name in it */
+    if (!any && r->outcome == MSA_EXTRACT_OK && !in->cut && in->bytes > EMPTY_STREAM_MAX + (int64_t)strlen(in->name))
+        msa_result_set(r, MSA_EXTRACT_FAILED, "archive_truncated", "no member before its end");
     if (!any && r->outcome == MSA_EXTRACT_OK && msa_extract_going(x))
         msa_result_set(r, MSA_EXTRACT_FAILED, "empty_file", "the archive has no members");
     if (in->fault.code) /* the archive itself ended early, and libarchive's words hide why */
         msa_result_set(r, MSA_EXTRACT_PARTIAL, in->fault.code, "%s", in->fault.message);
 }
 
-void msa_extract_archive(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r)
+/* ---- archives in themselves ------------------------------------------------- */
+
+/* An archive on the path from the file to the innermost member. Two are the same
+ * when their beginnings are and that is all of them, or their digests are: of an
+ * archive that is read in order, nothing but the beginning is known in time. */
+typedef struct msa_open_archive {
+    const struct msa_open_archive *outer;
+    msa_input *in;
+    bool whole;              /* the beginning is all */
+    char head[65], sha256[65];
+} open_archive;
+
+static void digest(const open_archive *o)
 {
-    const opener *o = openers;
-    while (strcmp(o->format, f->name))
-        o++;
-    if (o->seeks && !msa_input_seekable(in)) {
-        int64_t left = LOADED_ALL_MAX - x->memory_held;
-        bool loaded = msa_input_load(in, left < LOADED_ONE_MAX ? left : LOADED_ONE_MAX);
-        x->memory_held += in->held.len;
-        if (!loaded) {
-            msa_result_set(r, MSA_EXTRACT_FAILED, in->fault.code ? in->fault.code : "stopped", "%s", in->fault.message);
-            return;
-        }
+    open_archive *w = (open_archive *)o;
+    msa_sha256 *h = o->sha256[0] ? NULL : msa_sha256_new();
+    char *block = h ? msa_alloc(BLOCK, 1) : NULL;
+    int64_t n = 0;
+    for (int64_t at = 0; block && (n = msa_input_pread(o->in, block, BLOCK, at)) > 0; at += n) {
+        msa_sha256_add(h, block, n);
+        msa_extract_beat(o->in->x);
     }
-    source *s = msa_calloc(1, sizeof *s);
-    struct archive *a = s ? archive_read_new() : NULL;
-    if (!a) {
-        msa_result_set(r, MSA_EXTRACT_FAILED, "limit_memory", "out of memory");
-        goto done;
+    if (block && n == 0)
+        msa_sha256_finish(h, w->sha256);
+    else
+        msa_sha256_free(h);
+    free(block);
+}
+
+static bool is_cycle(const open_archive *o)
+{
+    for (const open_archive *a = o->outer; a; a = a->outer) {
+        if (a->whole != o->whole || strcmp(a->head, o->head))
+            continue;
+        if (o->whole)
+            return true;
+        if (!msa_input_seekable(a->in) || !msa_input_seekable(o->in) || a->in->size != o->in->size)
+            continue;
+        digest(a);
+        digest(o);
+        if (a->sha256[0] && strcmp(a->sha256, o->sha256) == 0)
+            return true;
     }
-    s->in = in;
-    int rc = o->enable(a);
+    return false;
+}
+
+/* ---- opening ---------------------------------------------------------------- */
+
+/* Into memory, for random access; when it is too large, in order where that can be.
+ * false: *r says why not. */
+static bool make_seekable(msa_extract *x, msa_input *in, const opener *o, msa_result *r)
+{
+    int64_t one = x->job.limits.memory_bytes / LOADED_ONE_PART;
+    int64_t left = x->job.limits.memory_bytes / LOADED_ALL_PART - x->memory_held;
+    bool loaded = msa_input_load(in, left < one ? left : one);
+    x->memory_held += in->held.len;
+    if (loaded)
+        return true;
+    if (!o->in_order || !msa_extract_going(x) || !in->fault.code || strcmp(in->fault.code, "limit_memory") || in->held.oom) {
+        msa_result_set(r, MSA_EXTRACT_FAILED, in->fault.code ? in->fault.code : "stopped", "%s", in->fault.message);
+        return false;
+    }
+    in->fault = (msa_result){0};
+    msa_input_note(in, "zip_streamed", "too large to be held in memory: read from its beginning to its end, without its index");
+    return true;
+}
+
+/* The end of a zip says on which disk it lies. */
+static bool ends_set(msa_input *in)
+{
+    unsigned char tail[1024];
+    int64_t n = in->size < (int64_t)sizeof tail ? in->size : (int64_t)sizeof tail;
+    if (msa_input_pread(in, tail, n, in->size - n) != n)
+        return false;
+    for (int64_t i = n - 22; i >= 0; i--)
+        if (memcmp(tail + i, "PK\5\6", 4) == 0)
+            return (tail[i + 4] | tail[i + 5]) != 0 && (tail[i + 4] & tail[i + 5]) != 0xff; /* ff: see zip64 */
+    return false;
+}
+
+static struct archive *open_archive_of(source *s, const opener *o)
+{
+    bool seekable = msa_input_seekable(s->in);
+    struct archive *a = archive_read_new();
+    int rc = !a ? ARCHIVE_FATAL : o->seeks && !seekable ? o->in_order(a) : o->enable(a);
     if (rc == ARCHIVE_OK && o->filter)
         rc = archive_read_append_filter(a, o->filter);
     if (rc == ARCHIVE_OK)
         rc = archive_read_set_read_callback(a, read_source);
     if (rc == ARCHIVE_OK)
         rc = archive_read_set_skip_callback(a, skip_source);
-    if (rc == ARCHIVE_OK && msa_input_seekable(in))
+    if (rc == ARCHIVE_OK && seekable)
         rc = archive_read_set_seek_callback(a, seek_source);
     if (rc == ARCHIVE_OK)
         rc = archive_read_set_callback_data(a, s);
     if (rc == ARCHIVE_OK)
         rc = archive_read_open1(a);
-    if (rc != ARCHIVE_OK)
+    s->opened = rc == ARCHIVE_OK;
+    return a;
+}
+
+static void read_archive(msa_extract *x, msa_input *in, const opener *o, msa_result *r)
+{
+    source *s = msa_calloc(1, sizeof *s);
+    if (s)
+        s->in = in;
+    struct archive *a = s ? open_archive_of(s, o) : NULL;
+    if (!a)
+        msa_result_set(r, MSA_EXTRACT_FAILED, "limit_memory", "out of memory");
+    else if (!s->opened)
         msa_result_set(r, MSA_EXTRACT_FAILED, code_of(a, s), "%s", says(a));
-    else {
-        s->opened = true;
+    else
         entries(x, s, a, r);
-    }
-done:
     archive_read_free(a);
     free(s);
+}
+
+void msa_extract_archive(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r)
+{
+    const opener *o = openers;
+    const char *head;
+    int64_t n = msa_input_peek(in, &head);
+    open_archive me = {.outer = x->archives, .in = in, .whole = in->ended && in->head.len == n};
+    while (strcmp(o->format, f->name))
+        o++;
+    msa_sha256_hex(head, n, me.head);
+    bool part = msa_archive_is_part(head, n);
+    if (o->seeks && !msa_input_seekable(in) && !make_seekable(x, in, o, r))
+        return;
+    if (is_cycle(&me)) {
+        msa_result_set(r, MSA_EXTRACT_SKIPPED, "cycle", "the archive holds itself: it is being read already");
+        return;
+    }
+    part |= strcmp(f->name, "zip") == 0 && msa_input_seekable(in) && ends_set(in);
+    if (part)
+        msa_result_set(r, MSA_EXTRACT_PARTIAL, "multi_volume", "a part of an archive that lies in several files");
+    x->archives = &me;
+    read_archive(x, in, o, r);
+    x->archives = me.outer;
+    if (!part && r->outcome != MSA_EXTRACT_OK && msa_archive_part_name(in->name)) {
+        msa_result why = *r;
+        r->code = "multi_volume";
+        snprintf(r->message, sizeof r->message, "named as a part of an archive in several files: %.900s", why.message);
+    }
+}
+
+void msa_extract_archive_part(msa_extract *x, msa_input *in, const msa_format *f, msa_result *r)
+{
+    (void)x;
+    (void)in;
+    (void)f;
+    msa_result_set(r, MSA_EXTRACT_FAILED, "multi_volume", "a later part of an archive that lies in several files");
 }

@@ -33,6 +33,19 @@ static bool is_small(uint32_t c)
     return (c >= 'a' && c <= 'z') || (c >= 0xdf && c < 0x100) || (c >= 0x3ac && c < 0x3cf) || (c >= 0x430 && c < 0x460);
 }
 
+static bool is_letter(uint32_t c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+/* Two characters that do not stand in one word: alphabets that nobody mixes. */
+static bool clash(uint32_t a, uint32_t b)
+{
+    script k = script_of(a), l = script_of(b);
+    bool a_letter = a >= 0x80 ? k != STRANGE : is_letter(a), b_letter = b >= 0x80 ? l != STRANGE : is_letter(b);
+    return a_letter && b_letter && k != l && !((k == HAN && l == KANA) || (k == KANA && l == HAN));
+}
+
 /* How much a decoded name looks like one: words of one script, capitals in front. */
 static int64_t score(const char *s, int64_t n)
 {
@@ -48,13 +61,12 @@ static int64_t score(const char *s, int64_t n)
             script k = script_of(c);
             bool alphabet = k == LATIN || k == GREEK || k == CYRILLIC;
             sum += c == 0xfffd ? -20 : k == STRANGE ? -4 : k == LATIN ? 2 : alphabet ? 3 : k == KANA ? 6 : 4;
+            sum += alphabet && is_small(c);
             if (alphabet && !is_small(c) && is_small(before))
                 sum -= 4; /* a capital inside a word */
-            if (before >= 0x80 && script_of(before) != STRANGE && script_of(before) != k && k != STRANGE && alphabet)
-                sum -= 4; /* two alphabets in one word */
-            if (!alphabet && ((before >= 'a' && before <= 'z') || (before >= 'A' && before <= 'Z')))
-                sum -= 6;
         }
+        if ((c >= 0x80 || before >= 0x80) && clash(before, c))
+            sum -= 5;
         before = c;
     }
     return sum;
@@ -82,7 +94,7 @@ const char *msa_archive_name_guess(const char *raw, int64_t n, bool dos, msa_buf
         msa_buf text = {0};
         if (decode(sets[i], raw, n, &text)) {
             int64_t s = score(text.data, text.len) + (strcmp(sets[i], dos ? "ibm-437" : "windows-1252") == 0);
-            if (s > best_score) {
+            if (s > best_score && s > 0) {
                 best = sets[i];
                 best_score = s;
                 out->len = 0;

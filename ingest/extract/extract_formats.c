@@ -1,6 +1,7 @@
 /* What there is, by content. Order matters where one format's content is also
  * another's: the first row that fits is it. */
 #include "ingest/extract/extract.h"
+#include "ingest/extract/extract_archive.h"
 
 #include <ctype.h>
 #include <jansson.h>
@@ -307,6 +308,8 @@ static bool is_jsonl(const msa_sniff *s)
 static bool is_csv(const msa_sniff *s) { return s->text && has_suffix(s->name, ".csv .tsv .tab"); }
 static bool is_markdown(const msa_sniff *s) { return s->text && has_suffix(s->name, ".md .markdown .mkd"); }
 static bool is_text(const msa_sniff *s) { return s->text; }
+/* What follows the first part of a set has no signature. */
+static bool is_archive_part(const msa_sniff *s) { return !s->text && msa_archive_part_name(s->name); }
 static bool is_anything(const msa_sniff *s) { (void)s; return true; }
 
 /* ---- the table -------------------------------------------------------------- */
@@ -364,6 +367,7 @@ const msa_format msa_formats[] = {
     {"markdown", ".md .markdown .mkd", is_markdown, .extract = msa_extract_plain, .text = true},
     {"text", ".txt .text .log .json .yaml .yml .ini .conf .c .h .py .java .js .tex .rst .srt",
      is_text, .extract = msa_extract_plain, .text = true},
+    {"archive-part", NULL, is_archive_part, .extract = msa_extract_archive_part},
     {"data", NULL, is_anything, .extract = NULL},
     {0},
 };

@@ -97,12 +97,12 @@ bool msa_input_load(msa_input *in, int64_t cap)
     const char *p;
     int64_t n;
     while ((n = msa_input_next(in, &p)) > 0) {
-        if (in->held.len + n > cap) {
+        msa_buf_put(&in->held, p, n);
+        if (!in->held.oom && in->held.len > cap) {
             msa_result_set(&in->fault, MSA_EXTRACT_FAILED, "limit_memory",
                            "more than %lld bytes of a format that has to be in memory", (long long)cap);
             return false;
         }
-        msa_buf_put(&in->held, p, n);
         if (in->held.oom) {
             msa_result_set(&in->fault, MSA_EXTRACT_FAILED, "limit_memory", "out of memory");
             return false;
