@@ -347,21 +347,68 @@ static void encrypted_documents(void **state)
         {"META-INF/manifest.xml", "<m:manifest xmlns:m=\"m\"><m:file-entry m:full-path=\"content.xml\"><m:encryption-data/></m:file-entry></m:manifest>"},
     };
     EXPECT("a.odt", odt, "end failed encrypted");
-    /* an OLE container: its directory names what it holds */
+}
+
+/* A compound file with one stream, behind its directory, in sectors of 512 bytes. */
+static msa_buf compound(const char *name, const char *content, int64_t n)
+{
+    unsigned char head[512] = "\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", fat[512], dir[512] = {0}, *e = dir + 128;
+    msa_buf b = {0};
+    int64_t sectors = (n + 511) / 512;
+    assert_true(sectors < 100);
+    head[30] = 9;
+    head[32] = 6;
+    head[44] = 1;  /* sectors of the table: 0 */
+    head[48] = 1;  /* directory */
+    memset(head + 60, 0xff, 4);
+    memset(head + 68, 0xff, 512 - 68);
+    memset(head + 76, 0, 4);
+    memset(fat, 0xff, sizeof fat);
+    for (int64_t i = 2; i < 2 + sectors - 1; i++) {
+        fat[4 * i] = (unsigned char)(i + 1);
+        memset(fat + 4 * i + 1, 0, 3);
+    }
+    dir[66] = 5;
+    for (size_t k = 0; name[k]; k++)
+        e[2 * k] = (unsigned char)name[k];
+    e[64] = (unsigned char)(2 * strlen(name) + 2);
+    e[66] = 2;
+    e[116] = 2;
+    e[120] = (unsigned char)n;
+    e[121] = (unsigned char)(n >> 8);
+    msa_buf_put(&b, head, sizeof head);
+    msa_buf_put(&b, fat, sizeof fat);
+    msa_buf_put(&b, dir, sizeof dir);
+    msa_buf_put(&b, content, n);
+    return b;
+}
+
+static void ole_containers(void **state)
+{
+    (void)state;
     static const struct {
         const char *stream, *line;
-    } cases[] = {{"EncryptedPackage", "end failed encrypted"}, {"WORDDOCUMENT", "end failed unsupported_type"}, {"Other", "end failed unsupported_type"}};
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        msa_buf b = {0};
-        char block[1024] = "\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", *entry = block + 640;
-        size_t n = strlen(cases[i].stream);
-        for (size_t k = 0; k < n; k++)
-            entry[2 * k] = cases[i].stream[k];
-        entry[64] = (char)(2 * n + 2);
-        entry[66] = 2;
-        msa_buf_put(&b, block, sizeof block);
-        expect(b, "a.docx", NULL, (const char *const[]){"begin 0 0 ole a.docx", "warn type_mismatch", cases[i].line, NULL});
+    } cases[] = {{"EncryptedPackage", "end failed encrypted"}, {"WORDDOCUMENT", "end failed unsupported_type"},
+                 {"Other", "end failed unsupported_type"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        expect(compound(cases[i].stream, "x", 1), "a.docx", NULL,
+               (const char *const[]){"begin 0 0 ole a.docx", "warn type_mismatch", cases[i].line, NULL});
+    /* an object: a text of 3 sectors, and a packaged file with its name */
+    char text[1300];
+    memset(text, 'a', sizeof text);
+    memcpy(text, "embedded", 8);
+    expect(compound("CONTENTS", text, sizeof text), "oleObject1.bin", NULL,
+           (const char *const[]){"begin 1 0 text CONTENTS\ntext \"embedded", "end ok - 1300", "end ok", NULL});
+    static const char native[] = "\x2b\0\0\0\2\0note.txt\0C:\\note.txt\0\0\0\3\0\2\0\0\0C\0\5\0\0\0words";
+    msa_buf b = compound("\x01Ole10Native", native, sizeof native - 1);
+    for (int64_t n = b.len; n > 512; n--) /* cut anywhere */
+        free(msa_test_extract(b.data, n, "o.bin", MSA_SOURCE_AUTO, NULL));
+    for (int64_t i = 8; i < b.len; i++) { /* any byte wrong */
+        b.data[i] ^= 0x81;
+        free(msa_test_extract(b.data, b.len, "o.bin", MSA_SOURCE_AUTO, NULL));
+        b.data[i] ^= 0x81;
     }
+    expect(b, "oleObject1.bin", NULL, (const char *const[]){"begin 1 0 text note.txt\ntext \"words\"\nend ok", "end ok", NULL});
 }
 
 #define DOCX(text) TYPES, {"word/document.xml", BODY(P(R(text)))}
@@ -506,6 +553,7 @@ int main(void)
         cmocka_unit_test(odf_sheets_repeat),
         cmocka_unit_test(epub_spine),
         cmocka_unit_test(encrypted_documents),
+        cmocka_unit_test(ole_containers),
         cmocka_unit_test(embedded_documents_are_members),
         cmocka_unit_test(parts_of_other_formats),
         cmocka_unit_test(packages_that_are_not),

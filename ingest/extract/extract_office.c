@@ -51,22 +51,11 @@ static void embedded(msa_office *o, const msa_office_part *part)
 {
     msa_extract *x = o->x;
     msa_result r = {0};
-    const char *skip;
-    if (x->depth + 1 > x->job.limits.depth) {
-        msa_office_damaged(o, part->name, "limit_depth", "embedded documents are nested too deep");
+    if (!msa_extract_embeds(x, part->name, part->ordinal, o->r))
         return;
-    }
-    if (x->members >= x->job.limits.members) {
-        msa_extract_stop(x, "limit_members", "more than %lld members", (long long)x->job.limits.members);
-        return;
-    }
-    x->members++;
     if (part->encrypted) {
         msa_result_set(&r, MSA_EXTRACT_FAILED, "encrypted", "the member is encrypted");
         msa_extract_unread(x, part->name, "encrypted", part->ordinal, &r);
-    } else if ((skip = msa_extract_skip_code(x, part->ordinal))) {
-        msa_result_set(&r, MSA_EXTRACT_FAILED, skip, "left out: reading it ended the parser before");
-        msa_extract_unread(x, part->name, "unread", part->ordinal, &r);
     } else {
         msa_office_stream *s = msa_office_stream_open(o, part);
         if (s)
