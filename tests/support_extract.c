@@ -203,9 +203,9 @@ msa_buf msa_test_compress(const char *filter, const void *data, int64_t n)
 msa_buf msa_test_pdf(const char *const *pages, int64_t n_pages, const char *to_unicode, const char *extra)
 {
     /* objects: 1 catalog, 2 pages, 3 F1, 4 F2, 5 CMap, then page and content by turns */
-    int64_t n = 5 + 2 * n_pages, offsets[64];
+    int64_t n = 5 + 2 * n_pages, offsets[1024];
     msa_buf b = {0};
-    assert_true(n < 64);
+    assert_true(n < 1024);
     const char *cmap = to_unicode ? to_unicode : "";
     msa_buf_puts(&b, "%PDF-1.4\n");
     for (int64_t i = 1; i <= n; i++) {
