@@ -105,6 +105,8 @@ static xmlEntityPtr get_entity(void *user, const xmlChar *name)
     xmlEntityPtr known = xmlGetPredefinedEntity(name);
     if (known)
         return known;
+    if (h->parser->inSubset && h->parser->instate != XML_PARSER_ATTRIBUTE_VALUE)
+        return NULL; /* asked for where it is declared, to be changed */
     h->refused++;
     h->reference.len = 0;
     /* of an entity in an attribute only the first byte is taken */
