@@ -1,5 +1,7 @@
 /* Office documents: what is taken out of packages that are made here, honest and
  * hostile ones. */
+#include "tests/fuzz_office.c"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,6 +12,7 @@
 #include <cmocka.h>
 
 #include "tests/support_extract.h"
+#include "tests/support_fuzz.h"
 
 /* ---- packages --------------------------------------------------------------- */
 
@@ -537,6 +540,12 @@ static void limits_cut_anywhere(void **state)
     expect(b, "a.pptx", &l, (const char *const[]){"page 1", "two", "end partial max_pages", "!page 2", NULL});
 }
 
+static void seeds_replay(void **state)
+{
+    (void)state;
+    assert_true(msa_fuzz_replay("tests/data/fuzz/office") >= 7);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -560,6 +569,7 @@ int main(void)
         cmocka_unit_test(damaged_packages),
         cmocka_unit_test(part_bomb),
         cmocka_unit_test(limits_cut_anywhere),
+        cmocka_unit_test(seeds_replay),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
