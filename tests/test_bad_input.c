@@ -295,6 +295,31 @@ static void check_pdf_scanned(void)
     assert_int_equal(counts.files.failed, 1);
 }
 
+#ifdef MSA_OCR
+/* Words that are drawn and are no text, over an image that covers the page. */
+static void put_drawn(const char *name, const char *size)
+{
+    char *content = msa_sprintf("q 300 0 0 300 0 0 cm BI /W 1 /H 1 /BPC 8 /CS /G ID \xff EI Q /Span<</ActualText( )>>BDC "
+                                "BT /F1 %s Tf 20 200 Td (Reading old letters) Tj ET EMC", size);
+    const char *const pages[] = {content};
+    put_buf(name, pdf_of(pages, 1));
+    free(content);
+}
+
+static void pdf_for_ocr(void)
+{
+    put_drawn("bad.pdf", "2"); /* eight pixels high */
+    put_drawn("clear.pdf", "24");
+    o.limits.ocr_pages = 10;
+}
+
+static void check_pdf_for_ocr(void)
+{
+    assert_true(json_integer_value(json_object_get(line_of("in/bad.pdf"), "docs")) > 0);
+    assert_int_equal(json_integer_value(json_object_get(warning_of("in/bad.pdf", "ocr_low_confidence"), "page")), 1);
+}
+#endif
+
 static void pdf_xfa(void)
 {
     const char *const form[] = {"BT /F1 2 Tf 2 200 Td (Please wait... If this message is not eventually replaced, your "
@@ -354,18 +379,7 @@ static void pdf_with_attachments(void)
 
 static void pdf_with_a_form(void)
 {
-    char *objects[] = {
-        msa_strdup("<</Type/Catalog/Pages 2 0 R/AcroForm<</Fields[6 0 R]>>>>"),
-        msa_strdup("<</Type/Pages/Count 1/Kids[3 0 R]>>"),
-        msa_strdup("<</Type/Page/Parent 2 0 R/MediaBox[0 0 300 300]/Contents 5 0 R/Annots[6 0 R 7 0 R]"
-                   "/Resources<</Font<</F1 4 0 R>>>>>>"),
-        msa_strdup("<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>"),
-        msa_test_pdf_stream("", SAY("Name of the tenant:")),
-        msa_strdup("<</Type/Annot/Subtype/Widget/FT/Tx/T(tenant)/V(Jane Doe)/Rect[150 195 280 210]/F 4/P 3 0 R>>"),
-        msa_strdup("<</Type/Annot/Subtype/Text/Rect[10 10 30 30]/Contents(Ask for her passport.)/P 3 0 R>>")};
-    put_buf("bad.pdf", msa_test_pdf_objects(objects, 7));
-    for (int i = 0; i < 7; i++)
-        free(objects[i]);
+    put_buf("bad.pdf", msa_test_pdf_form());
 }
 
 static void check_pdf_with_a_form(void)
@@ -374,28 +388,9 @@ static void check_pdf_with_a_form(void)
     assert_false(holds("in/bad.pdf", "the tenant: Jane")); /* beside the page's text, not in it */
 }
 
-/* Each form draws the one below it twenty times: 20^7 runs of text. */
 static void pdf_bomb(void)
 {
-    enum { DEEP = 7, N = 4 + DEEP };
-    char *objects[N] = {
-        msa_strdup("<</Type/Catalog/Pages 2 0 R>>"), msa_strdup("<</Type/Pages/Count 1/Kids[3 0 R]>>"),
-        msa_strdup("<</Type/Page/Parent 2 0 R/MediaBox[0 0 300 300]/Contents 5 0 R/Resources"
-                   "<</XObject<</X 6 0 R>>/Font<</F1 4 0 R>>>>>>"),
-        msa_strdup("<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>")};
-    for (int i = 4; i < N; i++) {
-        msa_buf draw = {0};
-        for (int k = 0; k < 20; k++)
-            msa_buf_printf(&draw, i == N - 1 ? "BT /F1 1 Tf %d 9 Td (boom) Tj ET\n" : "/X Do\n", k);
-        char *dict = msa_sprintf("/Type/XObject/Subtype/Form/BBox[0 0 300 300]/Resources"
-                                 "<</Font<</F1 4 0 R>>/XObject<</X %d 0 R>>>>", i + 2);
-        objects[i] = msa_test_pdf_stream(i == 4 ? "" : dict, draw.data);
-        free(dict);
-        msa_buf_free(&draw);
-    }
-    put_buf("bad.pdf", msa_test_pdf_objects(objects, N));
-    for (int i = 0; i < N; i++)
-        free(objects[i]);
+    put_buf("bad.pdf", msa_test_pdf_bomb());
     o.limits.cpu_seconds = 1;
 }
 
@@ -455,6 +450,46 @@ static void check_zip_bomb(void)
 {
     assert_true(holds("in/depth.zip!/in.zip!/kept.txt", "Kept"));
     assert_int_equal(json_integer_value(json_object_get(line_of("in/depth.zip"), "members")), 16);
+}
+
+/* Deflated, and declared as 20 bytes at both places where a zip says it. */
+static void lying_sizes(void)
+{
+    enum { N = 300000 };
+    char *text = malloc(N);
+    assert_non_null(text);
+    for (int i = 0; i < N; i++)
+        text[i] = "All work and no play. "[i % 22];
+    msa_test_archive *a = msa_test_archive_new("zip", NULL, NULL);
+    msa_test_archive_add(a, "bad.txt", text, N);
+    msa_test_archive_add(a, "last.txt", "The last.\n", 10);
+    msa_buf b = msa_test_archive_finish(a);
+    free(text);
+    static const char honest[] = {(char)(N & 0xff), (char)(N >> 8 & 0xff), (char)(N >> 16), 0};
+    int64_t found = 0;
+    for (char *at = b.data; (at = memmem(at, (size_t)(b.data + b.len - at), honest, 4)) != NULL; found++)
+        memcpy(at, "\x14\0\0\0", 4);
+    assert_true(found > 0);
+    put_buf("bad.zip", b);
+}
+
+static void check_lying_sizes(void)
+{
+    assert_int_equal(json_integer_value(json_object_get(line_of("in/bad.zip!/bad.txt"), "bytes")), 300000);
+}
+
+/* A gzip file that is its own content: five-byte blocks of stored and repeated
+ * bytes, whose check was solved for as a linear equation. */
+static void archive_in_itself(void)
+{
+    static const char quine[] =
+        "\x1f\x8b\x08\x08\x00\x00\x00\x00\x00\xff\x73\x65\x6c\x66\x00\x00\x14\x00\xeb\xff"
+        "\x1f\x8b\x08\x08\x00\x00\x00\x00\x00\xff\x73\x65\x6c\x66\x00\x00\x14\x00\xeb\xff"
+        "\x42\x88\x21\xc4\x00\x00\x14\x00\xeb\xff\x42\x88\x21\xc4\x00\x00\x14\x00\xeb\xff"
+        "\x42\x88\x21\xc4\x00\x00\x14\x00\xeb\xff\x42\x88\x21\xc4\x00\x00\x14\x00\xeb\xff"
+        "\x42\x88\x21\xc4\x00\x02\x08\x10\x00\x00\xff\xff\xe0\x2b\x97\xb0\x78\x00\x00\x00"
+        "\x42\x88\x21\xc4\x00\x02\x08\x10\x00\x00\xff\xff\xe0\x2b\x97\xb0\x78\x00\x00\x00";
+    put("bad.gz", quine, sizeof quine - 1);
 }
 
 static void encrypted_archive(void)
@@ -757,6 +792,11 @@ static const row rows[] = {
     {7, "scanned PDF, OCR off", pdf_scanned,
      {PARTIAL("in/bad.pdf", "no_text_layer", NULL, "Cover"), FAILED("in/all.pdf", "no_text_layer")},
      check_pdf_scanned},
+#ifdef MSA_OCR
+    {8, "scanned PDF, OCR on, hardly legible", pdf_for_ocr,
+     {PARTIAL("in/bad.pdf", "ocr_low_confidence", "ocr_low_confidence", NULL), INDEXED("in/clear.pdf", "ocr", "Reading old letters")},
+     check_pdf_for_ocr},
+#endif
     {9, "XFA form", pdf_xfa, {FAILED("in/bad.pdf", "xfa_dynamic_unsupported")}, check_no_docs},
     {10, "NUL inside page text", pdf_with_nul,
      {INDEXED("in/bad.pdf", "nul_in_text", "before\nB\xef\xbf\xbd" "AB\xef\xbf\xbd\nafter")}, NULL},
@@ -780,6 +820,10 @@ static const row rows[] = {
       INDEXED("in/depth.zip", NULL, NULL),
       FAILED("in/depth.zip!/in.zip!/in.zip!/in.zip!/in.zip!/in.zip!/in.zip!/in.zip!/in.zip", "limit_depth")},
      check_zip_bomb},
+    {21, "header that lies about a size", lying_sizes,
+     {INDEXED("in/bad.zip!/bad.txt", "size_mismatch", "no play. All work"), INDEXED("in/bad.zip!/last.txt", NULL, "The last.")},
+     check_lying_sizes},
+    {22, "archive that holds itself", archive_in_itself, {INDEXED("in/bad.gz", NULL, NULL), LEFT_OUT("in/bad.gz!/bad", "cycle")}, check_no_docs},
     {23, "encrypted archive", encrypted_archive,
      {FAILED("in/bad.tar!/bad.zip!/x.txt", "encrypted"), INDEXED("in/bad.tar!/clear.txt", NULL, "In the clear.")}, NULL},
     {24, "truncated zip and tar", truncated_archive,
