@@ -400,8 +400,10 @@ int64_t msa_utf8_prefix(const char *s, int64_t n)
 {
     int64_t i = 0;
     while (i < n) {
-        uint64_t eight;
-        while (n - i >= 8 && (memcpy(&eight, s + i, 8), (eight & 0x8080808080808080u) == 0))
+        uint64_t w[4];
+        while (n - i >= 32 && (memcpy(w, s + i, 32), ((w[0] | w[1] | w[2] | w[3]) & 0x8080808080808080u) == 0))
+            i += 32;
+        while (n - i >= 8 && (memcpy(w, s + i, 8), (w[0] & 0x8080808080808080u) == 0))
             i += 8;
         if (i == n)
             break;
