@@ -143,6 +143,22 @@ bool msa_office_blank(const msa_buf *b);
 /* Appends with sep between, nothing when the text is blank. */
 void msa_office_join(msa_buf *out, const char *sep, const msa_buf *text);
 
+/* Line ends and tabs become spaces. */
+void msa_office_flatten(msa_buf *b);
+
+/* Cells of a row as they come, {0} with o (and the number of a sheet's row, from 1,
+ * which then stands before its values); see extract_office_row.c. */
+typedef struct msa_office_row {
+    msa_office *o;
+    int64_t number;
+    int64_t first, last;  /* columns of the range at hand, from 1; 0: none */
+    msa_buf range, line;
+} msa_office_row;
+void msa_office_row_put(msa_office_row *r, int64_t column, const msa_buf *value);
+/* Puts the row together in r->line. */
+void msa_office_row_close(msa_office_row *r);
+void msa_office_row_free(msa_office_row *r);
+
 /* ---- shared by the OOXML readers -------------------------------------------- */
 
 /* Paragraphs of drawing text (a:p) anywhere in a part, each a line. */

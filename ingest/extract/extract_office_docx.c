@@ -402,13 +402,6 @@ static void read_paragraph(msa_xml *xml, sink *to)
     msa_buf_free(&p.boxes);
 }
 
-static void flatten(msa_buf *cell)
-{
-    for (int64_t i = 0; i < cell->len; i++)
-        if (cell->data[i] == '\n' || cell->data[i] == '\t')
-            cell->data[i] = ' ';
-}
-
 /* A row: cells with bars between. A row whose insertion or deletion is tracked
  * says so in its properties, before its cells. */
 static void table_row(msa_xml *xml, sink *to)
@@ -431,7 +424,7 @@ static void table_row(msa_xml *xml, sink *to)
             msa_buf cell = {0};
             sink inner = {to->d, "", &cell};
             blocks(xml, &inner);
-            flatten(&cell);
+            msa_office_flatten(&cell);
             if (cells++ > 0)
                 msa_buf_puts(&row, " | ");
             msa_buf_put(&row, cell.data ? cell.data : "", cell.len);
@@ -525,7 +518,7 @@ static void notes(docx *d, const char *part, const char *element, const char *ki
         sink to = {d, "", &text};
         snprintf(prefix, sizeof prefix, "[%s%lld] ", kind, (long long)++number);
         blocks(&xml, &to);
-        flatten(&text);
+        msa_office_flatten(&text);
         msa_office_line(d->o, prefix, &text, false);
         msa_buf_free(&text);
     }
@@ -549,13 +542,15 @@ static void comments(docx *d, const char *part)
             msa_buf_printf(&prefix, " by %.200s", author);
         if (date && strlen(date) >= 10)
             msa_buf_printf(&prefix, ", %.10s", date);
-        if (a && a->text.len > 0)
-            msa_buf_printf(&prefix, ", on \"%.*s%s\"", (int)msa_utf8_prefix(a->text.data, a->text.len < ANCHOR_BYTES ? a->text.len : ANCHOR_BYTES),
-                           a->text.data, a->text.len > ANCHOR_BYTES ? "..." : "");
+        if (a && a->text.len > 0) {
+            bool cut = a->text.len > ANCHOR_BYTES;
+            int64_t n = msa_utf8_prefix(a->text.data, cut ? ANCHOR_BYTES : a->text.len);
+            msa_buf_printf(&prefix, ", on \"%.*s%s\"", (int)n, a->text.data, cut ? "..." : "");
+        }
         msa_buf_puts(&prefix, "] ");
-        flatten(&prefix);
+        msa_office_flatten(&prefix);
         blocks(&xml, &to);
-        flatten(&text);
+        msa_office_flatten(&text);
         if (!prefix.oom)
             msa_office_line(d->o, prefix.data, &text, false);
         msa_buf_free(&prefix);

@@ -9,9 +9,7 @@
 
 #define SEEN_MAX 65536      /* bytes of headers that are compared */
 #define REPEAT_MAX 64       /* of a value; more are said by their number */
-#define GAP_MAX 8
 #define COLUMNS_MAX 16384
-#define ROW_BYTES_MAX ((int64_t)1 << 20)
 
 typedef struct odf {
     msa_office *o;
@@ -24,13 +22,6 @@ typedef struct odf {
 static void content(odf *d, msa_xml *xml, const char *prefix, msa_buf *cell);
 
 /* ---- paragraphs ------------------------------------------------------------- */
-
-static void flatten(msa_buf *b)
-{
-    for (int64_t i = 0; i < b->len; i++)
-        if (b->data[i] == '\n' || b->data[i] == '\t')
-            b->data[i] = ' ';
-}
 
 /* A note or annotation from its START to its END, as a line of d->after. */
 static void aside(odf *d, msa_xml *xml, msa_buf *out)
@@ -56,8 +47,8 @@ static void aside(odf *d, msa_xml *xml, msa_buf *out)
                     msa_buf_put(&body, xml->text, xml->n);
         }
     }
-    flatten(&body);
-    flatten(&who);
+    msa_office_flatten(&body);
+    msa_office_flatten(&who);
     if (note) {
         msa_buf_printf(out, "[%lld]", (long long)++d->notes);
         if (body.len > 0)
@@ -153,68 +144,10 @@ static void one_paragraph(odf *d, msa_xml *xml, const char *prefix, msa_buf *cel
 
 /* ---- tables ----------------------------------------------------------------- */
 
-static void put_column(msa_buf *out, int64_t column)
-{
-    char letters[4];
-    int n = 0;
-    for (int64_t c = column; c > 0; c = (c - 1) / 26)
-        letters[n++] = (char)('A' + (c - 1) % 26);
-    while (n > 0)
-        msa_buf_put(out, &letters[--n], 1);
-}
-
 static int64_t repeated(const msa_xml *xml, const char *name)
 {
     int64_t n = msa_xml_number(xml, name, 1);
     return n < 1 ? 1 : n > (int64_t)1 << 32 ? (int64_t)1 << 32 : n;
-}
-
-/* The row's cells; a range stands before those of a sheet, as in Excel's rows. */
-typedef struct row {
-    odf *d;
-    bool named;
-    int64_t number, first, last;
-    msa_buf range, line;
-} row;
-
-static void close_range(row *r)
-{
-    if (r->first == 0)
-        return;
-    if (r->line.len > 0)
-        msa_buf_puts(&r->line, " ");
-    if (r->named) {
-        msa_buf_puts(&r->line, "[");
-        put_column(&r->line, r->first);
-        msa_buf_printf(&r->line, "%lld", (long long)r->number);
-        if (r->last > r->first) {
-            msa_buf_puts(&r->line, ":");
-            put_column(&r->line, r->last);
-            msa_buf_printf(&r->line, "%lld", (long long)r->number);
-        }
-        msa_buf_puts(&r->line, "] ");
-    }
-    msa_buf_put(&r->line, r->range.data, r->range.len);
-    r->range.len = 0;
-    r->first = 0;
-}
-
-static void put_cell(row *r, int64_t column, const msa_buf *value)
-{
-    if (r->first > 0 && column - r->last > GAP_MAX + 1)
-        close_range(r);
-    if (r->first == 0)
-        r->first = column;
-    else
-        for (int64_t c = r->last; c < column; c++)
-            msa_buf_puts(&r->range, " | ");
-    r->last = column;
-    msa_buf_put(&r->range, value->data, value->len);
-    if (r->range.len > ROW_BYTES_MAX && r->named) { /* a line each of what no sheet has */
-        close_range(r);
-        msa_office_line(r->d->o, "", &r->line, false);
-        r->line.len = 0;
-    }
 }
 
 /* Dates and numbers as people see them stand in the cell's paragraphs; a cell
@@ -229,14 +162,15 @@ static void cell_value(odf *d, msa_xml *xml, msa_buf *out)
     content(d, xml, "", out);
     if (copy && msa_office_blank(out))
         msa_buf_puts(out, copy);
-    flatten(out);
+    msa_office_flatten(out);
     free(copy);
 }
 
-static void table_row(odf *d, msa_xml *xml, int64_t number, int64_t times, bool named, msa_buf *cell)
+/* number: of a sheet's row, else 0. */
+static void table_row(odf *d, msa_xml *xml, int64_t number, int64_t times, msa_buf *cell)
 {
     int64_t depth = xml->depth, column = 1;
-    row r = {.d = d, .named = named, .number = number};
+    msa_office_row r = {.o = d->o, .number = number};
     const char *shown = msa_xml_attr(xml, "visibility");
     if (shown && strcmp(shown, "visible"))
         d->hidden++;
@@ -253,21 +187,18 @@ static void table_row(odf *d, msa_xml *xml, int64_t number, int64_t times, bool 
         cell_value(d, xml, &value);
         if (!msa_office_blank(&value))
             for (int64_t i = 0; i < n && i < REPEAT_MAX && column + i <= COLUMNS_MAX; i++)
-                put_cell(&r, column + i, &value);
+                msa_office_row_put(&r, column + i, &value);
         column = column + n <= COLUMNS_MAX ? column + n : COLUMNS_MAX;
-        r.line.oom = r.line.oom || value.oom;
         msa_buf_free(&value);
     }
-    close_range(&r);
-    r.line.oom = r.line.oom || r.range.oom;
+    msa_office_row_close(&r);
     if (times > 1 && r.line.len > 0)
         msa_buf_printf(&r.line, " (%lld rows alike)", (long long)times);
     if (cell)
         msa_office_join(cell, "\n", &r.line);
     else
         msa_office_line(d->o, "", &r.line, false);
-    msa_buf_free(&r.line);
-    msa_buf_free(&r.range);
+    msa_office_row_free(&r);
 }
 
 /* A table from its START to its END. */
@@ -284,7 +215,7 @@ static void table(odf *d, msa_xml *xml, msa_buf *cell)
             continue;
         if (msa_xml_is(xml, "table-row")) {
             int64_t times = repeated(xml, "number-rows-repeated");
-            table_row(d, xml, number, times, sheet, cell);
+            table_row(d, xml, sheet ? number : 0, times, cell);
             number += times;
         } else if (msa_xml_is(xml, "shapes"))
             content(d, xml, "", cell);

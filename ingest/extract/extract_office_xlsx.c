@@ -1,10 +1,5 @@
-/* Excel: each sheet a page, each row that has values a line:
- *
- *   [A2:D2] Rent | 1200 |  | 2024-03-01
- *
- * so that the place of every value can be counted. Where more than GAP_MAX cells
- * are empty a new range begins on the same line, which bounds sparse rows by
- * what the file holds. Formulas give the value that was computed last. */
+/* Excel: each sheet a page, each row that has values a line. Formulas give the
+ * value that was computed last. */
 #include "ingest/extract/extract_office.h"
 
 #include <math.h>
@@ -12,10 +7,8 @@
 #include <string.h>
 #include <strings.h>
 
-#define GAP_MAX 8
 #define COLUMNS_MAX 16384
 #define ROWS_MAX 1048576
-#define ROW_BYTES_MAX ((int64_t)1 << 20)
 
 typedef struct xlsx {
     msa_office *o;
@@ -224,17 +217,6 @@ static void cell_value(const xlsx *b, msa_xml *xml, msa_buf *out)
 
 /* ---- rows ------------------------------------------------------------------- */
 
-static void put_cell_name(msa_buf *out, int64_t column, int64_t row)
-{
-    char letters[4];
-    int n = 0;
-    for (int64_t c = column; c > 0; c = (c - 1) / 26)
-        letters[n++] = (char)('A' + (c - 1) % 26);
-    while (n > 0)
-        msa_buf_put(out, &letters[--n], 1);
-    msa_buf_printf(out, "%lld", (long long)row);
-}
-
 /* "BC12" -> 55; 0 when it is no reference. */
 static int64_t column_of(const char *ref)
 {
@@ -244,54 +226,10 @@ static int64_t column_of(const char *ref)
     return column <= COLUMNS_MAX ? column : 0;
 }
 
-typedef struct row {
-    int64_t number, first, last;  /* columns of the range at hand, 0: none */
-    msa_buf range, line;
-} row;
-
-static void close_range(row *r)
-{
-    if (r->first == 0)
-        return;
-    if (r->line.len > 0)
-        msa_buf_puts(&r->line, " ");
-    msa_buf_puts(&r->line, "[");
-    put_cell_name(&r->line, r->first, r->number);
-    if (r->last > r->first) {
-        msa_buf_puts(&r->line, ":");
-        put_cell_name(&r->line, r->last, r->number);
-    }
-    msa_buf_puts(&r->line, "] ");
-    msa_buf_put(&r->line, r->range.data, r->range.len);
-    r->range.len = 0;
-    r->first = 0;
-}
-
-static void put_cell(row *r, int64_t column, const msa_buf *value)
-{
-    if (msa_office_blank(value))
-        return;
-    if (r->first > 0 && (column <= r->last || column - r->last > GAP_MAX + 1))
-        close_range(r);
-    if (r->first == 0)
-        r->first = column;
-    else
-        for (int64_t c = r->last; c < column; c++)
-            msa_buf_puts(&r->range, " | ");
-    r->last = column;
-    int64_t from = 0, to = value->len;
-    while (value->data[from] == ' ')
-        from++;
-    while (value->data[to - 1] == ' ')
-        to--;
-    for (int64_t i = from; i < to; i++)
-        msa_buf_put(&r->range, strchr("\n\r\t", value->data[i]) ? " " : &value->data[i], 1);
-}
-
 static void read_row(xlsx *b, msa_xml *xml, int64_t number)
 {
     int64_t depth = xml->depth, column = 0;
-    row r = {.number = number};
+    msa_office_row r = {.o = b->o, .number = number};
     if (msa_xml_on(xml, "hidden"))
         b->hidden_rows++;
     while (msa_xml_inside(xml, depth)) {
@@ -305,20 +243,12 @@ static void read_row(xlsx *b, msa_xml *xml, int64_t number)
         column = at > 0 ? at : column < COLUMNS_MAX ? column + 1 : column;
         msa_buf value = {0};
         cell_value(b, xml, &value);
-        put_cell(&r, column, &value);
-        if (r.range.len > ROW_BYTES_MAX) { /* a line each of what Excel never writes */
-            close_range(&r);
-            msa_office_line(b->o, "", &r.line, false);
-            r.line.len = 0;
-        }
-        r.line.oom = r.line.oom || value.oom;
+        msa_office_row_put(&r, column, &value);
         msa_buf_free(&value);
     }
-    close_range(&r);
-    r.line.oom = r.line.oom || r.range.oom;
+    msa_office_row_close(&r);
     msa_office_line(b->o, "", &r.line, false);
-    msa_buf_free(&r.line);
-    msa_buf_free(&r.range);
+    msa_office_row_free(&r);
 }
 
 /* ---- sheets ----------------------------------------------------------------- */

@@ -209,6 +209,13 @@ void msa_office_join(msa_buf *out, const char *sep, const msa_buf *text)
     msa_buf_put(out, text->data, text->len);
 }
 
+void msa_office_flatten(msa_buf *b)
+{
+    for (int64_t i = 0; i < b->len; i++)
+        if (b->data[i] == '\n' || b->data[i] == '\t')
+            b->data[i] = ' ';
+}
+
 void msa_office_line(msa_office *o, const char *prefix, const msa_buf *text, bool heading)
 {
     int64_t i = 0, n = text->len;
