@@ -169,6 +169,11 @@ FUZZERS := $(patsubst tests/fuzz_%.c,%,$(wildcard tests/fuzz_*.c))
 fuzz:
 	@for f in $(FUZZERS); do tests/fuzz.sh $$f $(RUNS) || exit 1; done
 
+# what fuzz targets link
+.PHONY: extract-pkgs
+extract-pkgs:
+	@echo $(EXTRACT_PKGS)
+
 ## make check-deps   folders include only what lies before them in the flow of data
 check-deps:
 	@tests/check_deps.sh

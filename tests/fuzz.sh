@@ -13,7 +13,7 @@ make --no-print-directory -s VARIANT=fuzz-lib CC=clang "OPT=-O1 -g $san,fuzzer-n
     build/fuzz-lib/kernels/lib.a build/fuzz-lib/models/lib.a build/fuzz-lib/jobs/lib.a build/fuzz-lib/ingest/extract/lib.a
 clang -std=gnu11 -O1 -g -pthread $san,fuzzer -I. -Ibuild/fuzz-lib "tests/fuzz_$name.c" -o "$out/fuzz_$name" \
     -Wl,--start-group build/fuzz-lib/*/lib.a build/fuzz-lib/ingest/extract/lib.a -Wl,--end-group \
-    -ldnnl $(pkg-config --libs $(sed -n 's/^EXTRACT_PKGS := //p' Makefile)) \
+    -ldnnl $(pkg-config --libs $(make --no-print-directory -s extract-pkgs)) \
     -ljansson -lpcre2-8 -lxxhash -lcrypto -llzma -lm
 "$out/fuzz_$name" -runs="$runs" -max_len=65536 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
     "$out/$name" "tests/data/fuzz/$name"
