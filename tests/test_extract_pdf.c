@@ -10,6 +10,15 @@
 
 #include "tests/support_extract.h"
 
+#ifdef __SANITIZE_ADDRESS__
+/* its configuration, once */
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void)
+{
+    return "leak:libfontconfig";
+}
+#endif
+
 /* Objects 1 (the catalog) to n; one that begins with @ is a stream: its
  * dictionary's entries, a line feed, its data. trailer: more entries. */
 static msa_buf pdf_of(const char *const *objects, const char *trailer)
