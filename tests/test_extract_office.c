@@ -460,7 +460,7 @@ static void packages_that_are_not(void **state)
     static const part empty[] = {TYPES, {"word/document.xml", BODY("<w:p/>")}};
     EXPECT("a.docx", empty, "warn empty_file", "end ok");
     static const part scan[] = {TYPES, {"word/document.xml", BODY("<w:p/>")}, {"word/media/a.png", "x"}};
-    EXPECT("a.docx", scan, "end failed no_text_layer");
+    EXPECT("a.docx", scan, "end failed images_not_read");
     /* an office document inside of an archive, read in order */
     static const part inner[] = {DOCX("inside")};
     msa_buf in = package_of(inner, 2), tar;

@@ -92,7 +92,7 @@ void msa_office_rest(msa_office *o, bool (*is_document)(const msa_office_part *p
             macros += has_suffix(part->name, "vbaProject.bin");
     }
     if (!text && (images > 0 || o->r->outcome != MSA_EXTRACT_OK))
-        msa_result_set(o->r, MSA_EXTRACT_FAILED, "no_text_layer", "no text, but %lld images", (long long)images);
+        msa_result_set(o->r, MSA_EXTRACT_FAILED, "images_not_read", "no text, but %lld images", (long long)images);
     else if (!text)
         msa_extract_warn(o->x, MSA_NOWHERE, "empty_file", "the document has no text");
     else if (images > 0)
