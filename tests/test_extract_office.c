@@ -79,6 +79,7 @@ static void word_all_its_parts(void **state)
         {"word/header2.xml", "<w:hdr " W ">" P(R("Confidential")) "</w:hdr>"},
         {"word/footer1.xml", "<w:ftr " W ">" P(R("Acme Ltd")) "</w:ftr>"},
         {"word/footnotes.xml", "<w:footnotes " W "><w:footnote w:type=\"separator\" w:id=\"0\">" P(R("---")) "</w:footnote>"
+                               "<w:footnote w:id=\"3\">" P(R("See schedule.")) "</w:footnote>"
                                "<w:footnote w:id=\"2\">" P(R("See annex.")) "</w:footnote></w:footnotes>"},
         {"word/endnotes.xml", "<w:endnotes " W "><w:endnote w:id=\"2\">" P(R("The end.")) "</w:endnote></w:endnotes>"},
         {"word/comments.xml", "<w:comments " W "><w:comment w:id=\"7\" w:author=\"Ann\" w:date=\"2024-05-06T07:08:09Z\">"
@@ -86,11 +87,11 @@ static void word_all_its_parts(void **state)
         {"word/document.xml",
          BODY(P("<w:pPr><w:pStyle w:val=\"Own\"/></w:pPr>" R("Term"))
               P("<w:commentRangeStart w:id=\"7\"/>" R("Thirty days") "<w:commentRangeEnd w:id=\"7\"/>" R(" apply")
-                "<w:r><w:footnoteReference w:id=\"2\"/></w:r>" R(".") "<w:r><w:endnoteReference w:id=\"2\"/></w:r>")
+                "<w:r><w:footnoteReference w:id=\"2\"/></w:r>" R(".") "<w:r><w:footnoteReference w:id=\"3\"/></w:r>" "<w:r><w:endnoteReference w:id=\"2\"/></w:r>")
               P("<w:r><w:t>one</w:t><w:tab/><w:t>two</w:t><w:br/><w:t>three</w:t></w:r>"))},
     };
     EXPECT("a.docx", parts, "begin 0 0 ooxml a.docx\ntext \"[header] Confidential\\n\"\nheading\n",
-           "text \"Term\\nThirty days apply[1].[endnote 1]\\none\\ttwo three\\n[1] See annex.\\n[endnote 1] The end.\\n"
+           "text \"Term\\nThirty days apply[1].[2][endnote 1]\\none\\ttwo three\\n[2] See schedule.\\n[1] See annex.\\n[endnote 1] The end.\\n"
            "[footer] Acme Ltd\\n[comment by Ann, 2024-05-06, on \\\"Thirty days\\\"] Too long?\\n\"\nend ok");
 }
 

@@ -9,6 +9,7 @@
 #define ANCHORS_MAX 64      /* comments whose place in the text is quoted */
 #define ANCHOR_BYTES 200
 #define SEEN_MAX 65536      /* bytes of headers that are compared */
+#define NOTES_MAX 20000
 #define STYLES_MAX 20000
 #define STYLE_CHAIN 16      /* basedOn, at most */
 
@@ -24,6 +25,11 @@ typedef struct anchor {
     bool open;
 } anchor;
 
+/* Notes in the order in which the text refers to them: their numbers. */
+typedef struct note_list {
+    int64_t *ids, n, cap;
+} note_list;
+
 typedef struct docx {
     msa_office *o;
     style *styles;
@@ -32,7 +38,7 @@ typedef struct docx {
     anchor anchors[ANCHORS_MAX];
     int64_t n_anchors;
     int64_t insertions, deletions, hidden;
-    int64_t footnotes, endnotes;
+    note_list footnotes, endnotes;
 } docx;
 
 /* Where paragraphs go: lines of the document, or one cell. */
@@ -275,11 +281,32 @@ static anchor *find_anchor(docx *d, const char *id)
     return NULL;
 }
 
-static void note_mark(paragraph *p, const char *kind, int64_t *count)
+static void note_mark(paragraph *p, const char *kind, note_list *l, int64_t id)
 {
     char mark[64];
-    snprintf(mark, sizeof mark, "[%s%lld]", kind, (long long)++*count);
+    if (l->n == l->cap && l->n < NOTES_MAX) {
+        int64_t cap = l->cap ? 2 * l->cap : 64, *more = msa_realloc(l->ids, cap, sizeof *more);
+        if (more) {
+            l->ids = more;
+            l->cap = cap;
+        }
+    }
+    if (l->n == l->cap)
+        return;
+    l->ids[l->n++] = id;
+    snprintf(mark, sizeof mark, "[%s%lld]", kind, (long long)l->n);
     puts_text(p, mark);
+}
+
+/* From 1; 0: the text does not refer to it. guess: its place in its part. */
+static int64_t note_number(const note_list *l, int64_t id, int64_t guess)
+{
+    if (guess < l->n && l->ids[guess] == id)
+        return guess + 1;
+    for (int64_t i = 0; i < l->n; i++)
+        if (l->ids[i] == id)
+            return i + 1;
+    return 0;
 }
 
 /* Formulas on one line: structure that a reader sees becomes brackets. */
@@ -318,9 +345,9 @@ static void run_element(msa_xml *xml, paragraph *p)
     else if (msa_xml_is(xml, "sym"))
         symbol(xml, p);
     else if (msa_xml_is(xml, "footnoteReference"))
-        note_mark(p, "", &d->footnotes);
+        note_mark(p, "", &d->footnotes, msa_xml_number(xml, "id", -1));
     else if (msa_xml_is(xml, "endnoteReference"))
-        note_mark(p, "endnote ", &d->endnotes);
+        note_mark(p, "endnote ", &d->endnotes, msa_xml_number(xml, "id", -1));
     else if (msa_xml_is(xml, "commentRangeStart"))
         open_anchor(xml, d);
     else if (msa_xml_is(xml, "commentRangeEnd")) {
@@ -498,11 +525,10 @@ static void running_parts(docx *d, const msa_office_rels *rels, const char *type
     msa_buf_free(&seen);
 }
 
-/* Notes in the order of the part, which is that of their numbers in the text. */
-static void notes(docx *d, const char *part, const char *element, const char *kind)
+static void notes(docx *d, const char *part, const char *element, const char *kind, const note_list *l)
 {
     msa_xml xml;
-    int64_t number = 0;
+    int64_t place = 0;
     if (!part || !msa_xml_open(d->o, part, &xml))
         return;
     while (msa_xml_next(&xml) != MSA_XML_EOF) {
@@ -516,7 +542,11 @@ static void notes(docx *d, const char *part, const char *element, const char *ki
         char prefix[64];
         msa_buf text = {0};
         sink to = {d, "", &text};
-        snprintf(prefix, sizeof prefix, "[%s%lld] ", kind, (long long)++number);
+        int64_t number = note_number(l, msa_xml_number(&xml, "id", -1), place++);
+        if (number > 0)
+            snprintf(prefix, sizeof prefix, "[%s%lld] ", kind, (long long)number);
+        else
+            snprintf(prefix, sizeof prefix, "[%s] ", element);
         blocks(&xml, &to);
         msa_office_flatten(&text);
         msa_office_line(d->o, prefix, &text, false);
@@ -585,8 +615,8 @@ void msa_office_docx(msa_office *o, const char *part)
             blocks(&xml, &to);
         msa_xml_close(&xml);
     }
-    notes(&d, msa_office_rels_type(&rels, "footnotes", 0), "footnote", "");
-    notes(&d, msa_office_rels_type(&rels, "endnotes", 0), "endnote", "endnote ");
+    notes(&d, msa_office_rels_type(&rels, "footnotes", 0), "footnote", "", &d.footnotes);
+    notes(&d, msa_office_rels_type(&rels, "endnotes", 0), "endnote", "endnote ", &d.endnotes);
     running_parts(&d, &rels, "footer", "[footer] ");
     comments(&d, msa_office_rels_type(&rels, "comments", 0));
     imported(o, &rels);
@@ -605,6 +635,8 @@ void msa_office_docx(msa_office *o, const char *part)
         free(d.styles[i].based_on);
     }
     free(d.styles);
+    free(d.footnotes.ids);
+    free(d.endnotes.ids);
     msa_office_numbers_free(d.numbers);
     msa_office_rels_free(&rels);
 }
