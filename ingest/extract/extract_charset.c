@@ -320,7 +320,7 @@ static void fill_window(msa_text *t)
     }
 }
 
-int64_t msa_text_next(msa_text *t, char **p)
+int64_t msa_text_next(msa_text *t, const char **p)
 {
     while (!t->done) {
         fill_window(t);
@@ -337,6 +337,19 @@ int64_t msa_text_next(msa_text *t, char **p)
             return msa_extract_going(t->x) ? t->out.len : 0;
     }
     return 0;
+}
+
+int msa_text_read(msa_text *t, char *out, int n)
+{
+    if (t->left == 0)
+        t->left = msa_text_next(t, &t->p);
+    int part = t->left < n ? (int)t->left : n;
+    if (part > 0) {
+        memcpy(out, t->p, (size_t)part);
+        t->p += part;
+        t->left -= part;
+    }
+    return part;
 }
 
 void msa_text_end(msa_text *t)

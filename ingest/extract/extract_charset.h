@@ -49,12 +49,16 @@ typedef struct msa_text {
     msa_charset_choice choice;
     msa_charset_decoder d;
     msa_buf raw, out;
+    const char *p;         /* of msa_text_read: text not yet given, */
+    int64_t left;          /* and how much */
 } msa_text;
 /* declared: or NULL */
 void msa_text_begin(msa_text *t, msa_extract *x, msa_input *in, msa_declared_fn *declared);
 /* The text of the next bytes, until 0. Windows do not depend on the blocks of the
- * input. The bytes are the caller's to change until the next call. */
-int64_t msa_text_next(msa_text *t, char **p);
+ * input. The bytes live until the next call. */
+int64_t msa_text_next(msa_text *t, const char **p);
+/* The same text into out, at most n bytes of it: how many, 0 at the end. */
+int msa_text_read(msa_text *t, char *out, int n);
 void msa_text_end(msa_text *t);
 
 #endif

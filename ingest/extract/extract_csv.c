@@ -71,7 +71,7 @@ static void end_cell(cells *c)
     while (c->text.len > begin && c->text.data[c->text.len - 1] == ' ')
         c->text.len--;
     msa_buf_put(&c->ends, &c->text.len, sizeof c->text.len);
-    c->n++;
+    c->n = c->ends.len / (int64_t)sizeof c->text.len; /* no more than there was memory for */
 }
 
 static bool is_blank(char c)
@@ -167,9 +167,9 @@ static int64_t score(csv *t, const char *p, int64_t n, bool last, char delimiter
 {
     int64_t columns = 0, rows = 0, same = 0, took;
     for (int64_t at = 0; at < n && rows < SAMPLE_ROWS; at += took) {
-        took = read_row(p + at, n - at, last || at + SAMPLE / 2 > n, delimiter, &t->row);
+        took = read_row(p + at, n - at, last || at == 0, delimiter, &t->row);
         if (took == 0)
-            break;
+            break; /* the sample's end cuts this row */
         if (t->row.n == 1 && t->row.text.len == 0)
             continue; /* blank */
         rows++;
@@ -336,7 +336,7 @@ void msa_extract_csv(msa_extract *x, msa_input *in, const msa_format *f, msa_res
 {
     csv t = {.x = x};
     msa_text text;
-    char *p;
+    const char *p;
     int64_t n;
     bool begun = false;
     const char *dot = strrchr(in->name, '.');

@@ -39,8 +39,6 @@ typedef struct html {
     msa_text text;
     msa_flow flow;
     htmlParserCtxtPtr parser;
-    const char *p;         /* decoded text the parser has not read yet */
-    int64_t left;
     int64_t depth;
     int64_t skip, pre;     /* open elements of these kinds */
     int64_t hidden_at;     /* depth of the hidden element that is open; 0: none */
@@ -223,16 +221,7 @@ static void no_error(void *user, const char *message, ...)
 
 static int read_text(void *user, char *out, int n)
 {
-    html *h = user;
-    char *p;
-    if (h->left == 0 && (h->left = msa_text_next(&h->text, &p)) > 0)
-        h->p = p;
-    int part = h->left < n ? (int)h->left : n;
-    if (part > 0)
-        memcpy(out, h->p, (size_t)part);
-    h->p += part;
-    h->left -= part;
-    return part;
+    return msa_text_read(&((html *)user)->text, out, n);
 }
 
 /* ---- extraction ------------------------------------------------------------- */

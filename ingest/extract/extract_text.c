@@ -111,7 +111,7 @@ void msa_extract_plain(msa_extract *x, msa_input *in, const msa_format *f, msa_r
     markdown m = {0};
     msa_buf lines = {0};
     msa_text t;
-    char *p;
+    const char *p;
     int64_t n;
     (void)r;
     msa_text_begin(&t, x, in, NULL);

@@ -19,8 +19,6 @@ typedef struct xml {
     msa_text text;
     msa_flow flow;
     xmlParserCtxtPtr parser;
-    const char *p;         /* decoded text the parser has not read yet */
-    int64_t left;
     int64_t depth;
     bool capped;
     unsigned char seen[DEPTH_MAX + 1]; /* of each open element: */
@@ -157,16 +155,7 @@ static void no_error(void *user, const char *message, ...)
 
 static int read_text(void *user, char *out, int n)
 {
-    xml *h = user;
-    char *p;
-    if (h->left == 0 && (h->left = msa_text_next(&h->text, &p)) > 0)
-        h->p = p;
-    int part = h->left < n ? (int)h->left : n;
-    if (part > 0)
-        memcpy(out, h->p, (size_t)part);
-    h->p += part;
-    h->left -= part;
-    return part;
+    return msa_text_read(&((xml *)user)->text, out, n);
 }
 
 static void parse(xml *h, msa_result *r)
