@@ -134,6 +134,15 @@ static void parts_without_end(void **state)
     for (int i = 0; i < 10100; i++)
         msa_buf_puts(&many, "--b\r\n" TYPE("text/plain") "x\r\n");
     EXPECT_BUF(many, "a.eml", NULL, HEAD_TEXT "first\\nx\\n", "end partial mime_limit");
+    msa_buf_puts(&many, HEAD TYPE("multipart/mixed; boundary=b") "--b\r\n" TYPE("text/plain") "first\r\n");
+    for (int i = 0; i < 30000; i++)
+        msa_buf_puts(&many, "--b\r\n\r\ny\r\n");
+    EXPECT_BUF(many, "a.eml", NULL, HEAD_TEXT "first\\ny\\n", "end partial mime_limit");
+    /* rules in a text are no parts */
+    msa_buf_puts(&many, HEAD "\r\n");
+    for (int i = 0; i < 30000; i++)
+        msa_buf_puts(&many, "\n--\n\n");
+    EXPECT_BUF(many, "a.eml", NULL, "end ok");
     msa_buf_puts(&deep, HEAD);
     for (int i = 0; i < 200; i++)
         msa_buf_printf(&deep, "Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n", i, i);

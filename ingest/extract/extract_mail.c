@@ -139,17 +139,15 @@ static void html_body(mail *m, const msa_buf *text)
 {
     static const char mark[] = "\xef\xbb\xbf"; /* what the page says of its charset no longer holds */
     const msa_format *f = msa_formats;
-    while (f->name && strcmp(f->name, "html"))
+    while (strcmp(f->name, "html"))
         f++;
     msa_buf page = {0};
     msa_buf_puts(&page, mark);
     msa_buf_put(&page, text->data, text->len);
     if (page.oom)
         msa_extract_stop(m->x, "limit_memory", "out of memory");
-    else if (f->extract)
-        msa_extract_as(m->x, f, page.data, page.len, m->r);
     else
-        msa_result_set(m->r, MSA_EXTRACT_PARTIAL, "unsupported_type", "the body is HTML");
+        msa_extract_as(m->x, f, page.data, page.len, m->r);
     msa_buf_free(&page);
 }
 
@@ -333,10 +331,44 @@ static void prepare(void)
     done = true;
 }
 
+static bool is_field(const char *s, int64_t n)
+{
+    int64_t i = 0;
+    while (i < n && s[i] > ' ' && s[i] < 0x7f && s[i] != ':')
+        i++;
+    return i > 0 && i < n && s[i] == ':';
+}
+
+/* gmime takes 2 KiB a part, however small: how much of the message to give it.
+ * Counts lines that begin with two hyphens and have a header line behind them, or
+ * an empty one. */
+static int64_t before_too_many(const char *p, int64_t n)
+{
+    int64_t parts = 0;
+    const char *end = p + n;
+    if (!memmem(p, (size_t)n, "oundary", 7))
+        return n; /* no parts, only text with rules in it */
+    for (const char *at = p; (at = memmem(at, (size_t)(end - at), "\n--", 3));) {
+        at++;
+        const char *nl = memchr(at, '\n', (size_t)(end - at));
+        if (!nl || nl + 1 == end)
+            break;
+        if ((nl[1] == '\n' || nl[1] == '\r' || is_field(nl + 1, end - nl - 1 < 80 ? end - nl - 1 : 80)) &&
+            ++parts > 2 * PARTS_MAX)
+            return at - p;
+    }
+    return n;
+}
+
 static void message(msa_extract *x, const char *p, int64_t n, msa_result *r)
 {
     mail m = {.x = x, .r = r};
     prepare();
+    int64_t taken = before_too_many(p, n);
+    if (taken < n)
+        msa_result_set(r, MSA_EXTRACT_PARTIAL, "mime_limit", "the message is left out from byte %lld on: too many parts",
+                       (long long)taken);
+    n = taken;
     GByteArray *view = g_byte_array_new_take((guint8 *)p, (gsize)n);
     GMimeStream *stream = g_mime_stream_mem_new_with_byte_array(view);
     g_mime_stream_mem_set_owner((GMimeStreamMem *)stream, FALSE);
@@ -414,14 +446,6 @@ static bool has_time(const char *s, int64_t n)
             isdigit((unsigned char)s[i + 2]))
             return true;
     return false;
-}
-
-static bool is_field(const char *s, int64_t n)
-{
-    int64_t i = 0;
-    while (i < n && s[i] > ' ' && s[i] < 0x7f && s[i] != ':')
-        i++;
-    return i > 0 && i < n && s[i] == ':';
 }
 
 static void end_message(mbox *b)
