@@ -31,18 +31,20 @@ tree_kb() {
 }
 
 ingest() { # $1: name of the store
-    local peak=0 now status=0 begun=$EPOCHREALTIME
+    local peak=0 now status=0 workers=0 begun=$EPOCHREALTIME
     job "$1"
     (exec env TMPDIR="$work/tmp" HOME="$work/home" "$B/msa-batch" ingest -q "$1.json" >"$1.log" 2>&1) & pid=$!
     while kill -0 $pid 2>/dev/null; do
         now=$(tree_kb $pid)
         [ "$now" -le $peak ] || peak=$now
+        ! pgrep -f "$B/msa-extract" >/dev/null || workers=1
         sleep 0.1
     done
     wait $pid || status=$?
     [ $status -eq 0 ] || [ $status -eq 2 ] || { cat "$1.log"; fail "ingest ended with $status"; }
     awk -v a="$begun" -v b="$EPOCHREALTIME" -v k=$peak \
         'BEGIN { printf "docs: ingested in %.1f s, peak %.0f MB, all processes\n", b - a, k / 1000 }'
+    [ $workers -eq 1 ] || fail "no worker was ever seen: the next check says nothing"
     ! pgrep -f "$B/msa-extract" >/dev/null || fail "a worker was left behind"
 }
 
