@@ -239,7 +239,7 @@ static bool is_spelt_with_hyphen(const char *s, const line *l, const line *next)
     int64_t at = next->from;
     for (uint32_t c; is_letter(c = at_or_zero(s, at, next->to, &len)); at += len)
         behind++;
-    if (at + 1 < next->to && s[at] == '-' && is_letter((unsigned char)s[at + 1]))
+    if (at < next->to && s[at] == '-' && is_letter(at_or_zero(s, at + 1, next->to, &len)))
         return true;
     char word[16];
     return behind >= 4 && letters_at(s + from, l->hyphen - from, word) && is_one_of(word, heads);
@@ -279,15 +279,15 @@ static bool goes_on(const char *s, const line *l, const line *next, int64_t long
 /* The line end between two lines that follow each other. */
 static void join(builder *b, const line *l, const line *next, int64_t longest)
 {
-    bool word = is_letter(l->before) || is_digit(l->before);
-    if (l->soft && is_letter(next->first))
+    bool broken = l->hyphen >= 0 && !l->table && (is_letter(next->first) || is_digit(next->first));
+    if (broken && l->soft)
         replace(b, l->hyphen, next->from, "");
-    else if (l->hyphen >= 0 && word && !l->table && is_letter(l->before) && is_lower(next->first)) {
+    else if (broken && is_letter(l->before) && is_lower(next->first)) {
         if (is_suspended(b->s, next))
             replace(b, l->to, next->from, " ");
         else
             replace(b, is_spelt_with_hyphen(b->s, l, next) ? l->to : l->hyphen, next->from, "");
-    } else if (l->hyphen >= 0 && word && !l->table && (is_letter(next->first) || is_digit(next->first)))
+    } else if (broken && (is_letter(l->before) || is_digit(l->before)))
         replace(b, l->to, next->from, "");
     else if (goes_on(b->s, l, next, longest))
         replace(b, l->to, next->from, msa_utf8_is_ideograph(l->last) && msa_utf8_is_ideograph(next->first) ? "" : " ");
@@ -304,13 +304,12 @@ static void build(builder *b, msa_view_kind kind, int64_t n, const msa_view_rang
         read_line(b->s, at, n, &l);
         while (drop < n_dropped && dropped[drop].to < l.to)
             drop++;
-        bool goes = l.from < l.to && drop < n_dropped && dropped[drop].from <= l.from;
-        if (goes)
-            continue;
         if (l.from == l.to) {
             gap = true;
             continue;
         }
+        if (drop < n_dropped && dropped[drop].from <= l.from)
+            continue;
         if (!l.table && l.width > longest)
             longest = l.width;
         if (!any)
