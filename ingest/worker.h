@@ -10,8 +10,11 @@
  *       msa_workers_next(w, &ev, err);   // events of files in order of submission
  *   }
  *
+ * The program is started once and forks the workers, which lock themselves in before
+ * they take a file (ingest/extract/extract_sandbox.h).
+ *
  * A worker that dies, stalls or breaks the protocol is replaced and its file
- * tried once more; a RESTART event tells the caller to forget what it was given
+ * tried once more, with twice the time; a RESTART event tells the caller to forget what it was given
  * of that file. After a second death inside an archive the file is tried again
  * without the member that was open (its outcome is then FAILED with the code of
  * the death), so that the other members are not lost; otherwise the file ends

@@ -40,6 +40,9 @@ static void read_all(const char *data, int64_t n)
         need(f.total > 0 && at + f.total <= n);
         if (f.type == MSA_FRAME_JOB && msa_frame_get_job(&f, &job, NULL) == MSA_OK)
             need(strlen(job.name) + strlen(job.skip) <= (size_t)f.n);
+        char level[MSA_ISOLATION_MAX];
+        if (msa_frame_get_hello(&f, level, NULL) == MSA_OK)
+            need(f.type == MSA_FRAME_HELLO && (int64_t)strlen(level) == f.n && !strpbrk(level, "\n\"\x1b "));
         if (f.type >= MSA_FRAME_EVENT) {
             if (msa_frame_get_event(&f, &ev, NULL) != MSA_OK)
                 return;

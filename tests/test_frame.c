@@ -247,12 +247,37 @@ static void counts_have_limits(void **state)
     assert_int_equal(taken("bptpt", &l), 3);
 }
 
+static void hello_is_one_word(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *word;
+        int64_t n;
+        bool good;
+    } cases[] = {
+        {"rlimit+seccomp+landlock7", 24, true}, {"", 0, false}, {"two words", 9, false}, {"a\0b", 3, false}, {"A", 1, false},
+        {"0123456789012345678901234567890123456789012345678901234567890123", 64, false},
+        {"012345678901234567890123456789012345678901234567890123456789012", 63, true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        msa_buf b = {0};
+        msa_frame f;
+        char level[MSA_ISOLATION_MAX];
+        assert_true(msa_frame_put(&b, MSA_FRAME_HELLO, 0, cases[i].word, cases[i].n));
+        assert_int_equal(msa_frame_parse(b.data, b.len, 0, &f, NULL), MSA_OK);
+        assert_int_equal(msa_frame_get_hello(&f, level, NULL), cases[i].good ? MSA_OK : MSA_FAILED);
+        if (cases[i].good)
+            assert_string_equal(level, cases[i].word);
+        msa_buf_free(&b);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(events_come_back), cmocka_unit_test(parts_ask_for_more), cmocka_unit_test(damage_is_noticed),
         cmocka_unit_test(lies_are_harmless), cmocka_unit_test(strings_have_bounds), cmocka_unit_test(jobs_come_back),
-        cmocka_unit_test(order_of_events), cmocka_unit_test(counts_have_limits),
+        cmocka_unit_test(order_of_events), cmocka_unit_test(counts_have_limits), cmocka_unit_test(hello_is_one_word),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

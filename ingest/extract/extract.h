@@ -110,7 +110,6 @@ void msa_ocr_free(void *ocr);              /* by msa_extract_reset */
 /* One file: its events and DONE. fd is borrowed. MSA_FATAL when the sink refuses
  * or memory is out. */
 msa_rc msa_extract_file(msa_extract *x, const msa_job *job, int fd, msa_err *err);
-msa_rc msa_extract_hello(msa_extract *x, msa_err *err);
 msa_rc msa_extract_done(msa_extract *x, msa_err *err); /* by msa_extract_file */
 
 /* true: go on. false: a limit of the whole file was reached, or nobody listens;

@@ -42,22 +42,12 @@ void msa_extract_reset(msa_extract *x)
     x->ocr = NULL;
 }
 
-static msa_rc say(msa_extract *x, msa_frame_type type, msa_err *err)
+msa_rc msa_extract_done(msa_extract *x, msa_err *err)
 {
-    if (!msa_frame_put(&x->out, type, x->seq++, NULL, 0))
+    if (!msa_frame_put(&x->out, MSA_FRAME_DONE, x->seq++, NULL, 0))
         x->deaf = true;
     flush(x);
     return x->deaf ? msa_err_set(err, MSA_FATAL, MSA_E_IO, "the supervisor does not listen") : MSA_OK;
-}
-
-msa_rc msa_extract_hello(msa_extract *x, msa_err *err)
-{
-    return say(x, MSA_FRAME_HELLO, err);
-}
-
-msa_rc msa_extract_done(msa_extract *x, msa_err *err)
-{
-    return say(x, MSA_FRAME_DONE, err);
 }
 
 bool msa_extract_going(const msa_extract *x)
