@@ -4,11 +4,13 @@
 
 #ifdef MSA_OCR
 
+#include <math.h>
 #include <stdlib.h>
 #include <tesseract/capi.h>
 
 #define DPI 300.0
-#define PIXELS_MAX 40e6  /* more than A3 at 300 dpi */
+#define PIXELS_MAX 40e6  /* A2 at 300 dpi; what is larger is drawn coarser */
+#define SIDE_MAX 30000.0
 
 typedef struct engine {
     TessBaseAPI *api;    /* NULL: it cannot be had */
@@ -40,14 +42,15 @@ void msa_ocr_free(void *ocr)
     free(e);
 }
 
-/* The page on white, a byte a pixel; NULL: out of memory. *scale: pixels a point. */
+/* The page on white, a byte a pixel; NULL: it has no area, or out of memory.
+ * *scale: pixels a point. */
 static unsigned char *draw(PopplerPage *page, int *width, int *height, double *scale)
 {
     double w, h;
     poppler_page_get_size(page, &w, &h);
-    *scale = DPI / 72;
-    if (!(w > 0 && h > 0) || w * h * *scale * *scale > PIXELS_MAX || w * *scale > 32000 || h * *scale > 32000)
+    if (!(w > 0 && h > 0))
         return NULL;
+    *scale = fmin(DPI / 72, fmin(sqrt(PIXELS_MAX / (w * h)), SIDE_MAX / fmax(w, h)));
     *width = (int)(w * *scale) + 1;
     *height = (int)(h * *scale) + 1;
     cairo_surface_t *surface = cairo_image_surface_create(CAIRO_FORMAT_RGB24, *width, *height);
@@ -93,7 +96,7 @@ msa_ocr_state msa_ocr_page(msa_extract *x, PopplerPage *page, msa_buf *text, int
     TessMonitorSetCancelFunc(monitor, beat);
     TessMonitorSetCancelThis(monitor, x);
     TessBaseAPISetImage(e->api, grey, width, height, 1, width);
-    TessBaseAPISetSourceResolution(e->api, (int)DPI);
+    TessBaseAPISetSourceResolution(e->api, (int)(scale * 72));
     bool read = TessBaseAPIRecognize(e->api, monitor) == 0;
     char *words = read ? TessBaseAPIGetUTF8Text(e->api) : NULL;
     if (words) {
