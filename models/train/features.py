@@ -39,7 +39,7 @@ def main():
     a.add_argument("--model", required=True)
     a.add_argument("--program", default="build/cpu/msa-batch")
     a.add_argument("--out", required=True)
-    a.add_argument("--sets", nargs="*", metavar="SET[=N]", help="these sets, in this order, N passages of them at the most")
+    a.add_argument("--sets", nargs="*", metavar="SET[=N]", help="these sets, in this order, N questions of them at the most, with the passages they name")
     a = a.parse_args()
     with open(os.path.join(a.out, "prepared.json")) as f:
         data = json.load(f)
@@ -47,11 +47,14 @@ def main():
     model, rng = Base(a.model), np.random.default_rng(0)
     for entry in a.sets or dict.fromkeys(q["set"] for q in data["questions"]):
         name, _, most = entry.partition("=")
-        for kind, rows in (("q", data["questions"]), ("d", data["docs"])):
-            chosen = [i for i, r in enumerate(rows) if r["set"] == name]
-            rng.shuffle(chosen)
-            if kind == "d":
-                chosen = chosen[:int(most)] if most else chosen
+        asked, named = ([i for i, r in enumerate(data[x]) if r["set"] == name] for x in ("questions", "docs"))
+        rng.shuffle(asked)
+        rng.shuffle(named)
+        if most:
+            asked = asked[:int(most)]
+            wanted = {data["questions"][i]["positives"][0] for i in asked}
+            named = [i for i in named if data["docs"][i]["id"] in wanted]
+        for kind, rows, chosen in (("q", data["questions"], asked), ("d", data["docs"], named)):
             for k in range(0, len(chosen), PART):
                 path = os.path.join(a.out, f"{kind}_{name}_{k // PART}.npz")
                 if os.path.exists(path):
