@@ -84,13 +84,13 @@ $(B)/tests/lib.a: $(patsubst %.c,$(B)/%.o,$(wildcard tests/support_*.c))
 	@ar rcs $@ $^
 
 $(B)/msa-batch: $(B)/jobs/batch_main.o $(JOBS_LIBS)
-	$(call link,-ldnnl)
+	$(call link,)
 $(B)/msa-golden: $(B)/engine/golden_main.o $(ENGINE_LIBS)
-	$(call link,-ldnnl)
+	$(call link,)
 $(B)/msa-extract: $(B)/ingest/extract/extract_main.o $(EXTRACT_OBJS)
 	$(call link,$(EXTRACT_LIBS))
 $(B)/msa-gguf: $(B)/models/gguf_main.o $(MODELS_OBJS)
-	$(call link,-ldnnl)
+	$(call link,)
 
 $(B)/tests/%: $(B)/tests/%.o $(B)/tests/lib.a $(call lib,jobs) $(MODELS_OBJS) $(EXTRACT_OBJS)
 	@echo "  link $@"; $(CC) -pthread $(OPT) $(LDFLAGS) -o $@ $< -Wl,--start-group $(filter %.a,$^) -Wl,--end-group \
