@@ -83,7 +83,7 @@ msa_rc msa_scan_run(msa_scan *s, const int64_t *layers, int64_t n, const float *
         msa_bank_extent_get(s->bank, i, &e);
         for (int64_t l = 0; rc >= 0 && l < n; l++) {
             rc = msa_kern_scan(k, NULL, &c->route, q[l], q_start, B, e.rk[layers[l]], s->dtype,
-                               stride, e.n_chunks, s->chunk_scores, err);
+                               NULL, stride, e.n_chunks, s->chunk_scores, err);
             if (rc >= 0)
                 rc = msa_kern_doc_scores(k, NULL, &c->route, s->chunk_scores, B, e.n_chunks,
                                          e.doc_chunk, e.n_docs, (float)weight[l], l > 0,

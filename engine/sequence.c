@@ -437,7 +437,8 @@ static msa_rc attend(msa_seqs *s, const pass *p, int64_t layer, msa_err *err)
         s->caches[i] = (msa_kern_cache){base, base + half, r->at + r->n};
         s->seg_start[i] = n_segs;
         if (r->head && s->o.n_head > 0)
-            s->segs[n_segs++] = (msa_kern_seg){hk, hv, s->o.n_head, W, s->act};
+            s->segs[n_segs++] = (msa_kern_seg){.k = hk, .v = hv, .n_rows = s->o.n_head, .stride = W,
+                                               .dtype = s->act};
         if (l->router >= 0 && r->routing != MSA_ROUTING_COMBINED) {
             const memory *m = memory_of(s, r->slot, l->router);
             memcpy(s->segs + n_segs, m->segs, (size_t)m->n_segs * sizeof *m->segs);

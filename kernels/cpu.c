@@ -357,13 +357,13 @@ static msa_rc router_query(msa_kern *k, msa_kern_stream *st, const msa_kern_rout
 
 static msa_rc scan(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r, const float *q,
                    const int64_t *q_start, int64_t B, const void *rk, msa_dtype rk_dtype,
-                   int64_t stride, int64_t C, float *out, msa_err *err)
+                   const float *scale, int64_t stride, int64_t C, float *out, msa_err *err)
 {
     (void)st, (void)err;
     msa_cpu *c = cpu(k);
     int64_t width = msa_kern_route_width(r), T = q_start[B];
     msa_cpu_scan_job job = {.r = r, .panels = c->query_panels, .T = T, .q_start = q_start, .B = B,
-                            .rk = rk, .rk_type = rk_dtype, .stride = stride, .C = C, .out = out,
+                            .rk = rk, .rk_type = rk_dtype, .scale = scale, .stride = stride, .C = C, .out = out,
                             .scratch = c->thread_room, .scratch_bytes = c->thread_bytes};
     job.parts = r->head == MSA_REDUCE_MEAN ? 1 : r->h.H;
     job.depth = width / job.parts;
@@ -503,7 +503,9 @@ static const msa_kern_ops ops = {
     .unit_heads = unit_heads,
     .convert = convert,
     .router_query = router_query,
+    .quantize = msa_ref_quantize,
     .scan = scan,
+    .score_docs = msa_ref_score_docs,
     .doc_scores = msa_host_doc_scores,
     .topk_merge = msa_host_topk_merge,
     .topk_init = msa_host_topk_init,

@@ -98,6 +98,21 @@ static const void *as_act(const void *p, msa_dtype from, msa_dtype act, int64_t 
     return room;
 }
 
+/* Row `row`, head g of a segment's keys or values as as_act gives it. */
+static const void *seg_row(const msa_kern_seg *s, const void *p, const uint16_t *scale, int64_t row,
+                           int64_t g, int64_t D, msa_dtype act, char *room)
+{
+    const int64_t at = row * s->stride + g * D;
+    if (s->dtype != MSA_I8)
+        return as_act(msa_elem_at(p, s->dtype, at), s->dtype, act, D, room);
+    const vf factor = v_set(msa_f16_to_f32(scale[row * s->scale_stride + g]));
+    for (int64_t d = 0; d < D; d += VL)
+        v_put_n(room, act, d, D - d, v_get_n(p, MSA_I8, at + d, D - d) * factor);
+    if (D & 1)
+        msa_elem_set(room, act, D, 0);
+    return room;
+}
+
 static void pack_keys(key_walk *w, int64_t g, int64_t D, msa_dtype act, int64_t keys, attn_room *r)
 {
     int64_t size = msa_dtype_bytes(act), even = D + (D & 1);
@@ -108,11 +123,9 @@ static void pack_keys(key_walk *w, int64_t g, int64_t D, msa_dtype act, int64_t 
         for (int64_t i = 0; i < n; i++) {
             int64_t row;
             const msa_kern_seg *s = walk_next(w, &row);
-            int64_t at = row * s->stride + g * D;
             char *room = r->stage + i * even * size;
-            k[i] = as_act(msa_elem_at(s->k, s->dtype, at), s->dtype, act, D, room);
-            v[i] = as_act(msa_elem_at(s->v, s->dtype, at), s->dtype, act, D,
-                          room + NR * even * size);
+            k[i] = seg_row(s, s->k, s->k_scale, row, g, D, act, room);
+            v[i] = seg_row(s, s->v, s->v_scale, row, g, D, act, room + NR * even * size);
         }
         pack(k, n, units, (uint32_t *)r->k + first * units);
         pack_values(v, n, act, D, first, padded, r->v);

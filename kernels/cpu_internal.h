@@ -87,6 +87,7 @@ typedef struct msa_cpu_scan_job {
     int64_t B;
     const void *rk;
     msa_dtype rk_type;
+    const float *scale;      /* [C] factors of 8-bit keys */
     int64_t stride, C;
     float *out;
     char *scratch;

@@ -46,7 +46,7 @@ static void scan(void *arg, int64_t item, int thread)
         for (int64_t i = 0; i < rows; i++)
             for (int64_t j = 0; j < keys_width; j += VL)
                 v_put_n(keys, MSA_F32, i * ldx + j, keys_width - j,
-                        v_get_n(job->rk, MSA_BF16, (first + i) * job->stride + j, keys_width - j));
+                        v_get_n(job->rk, job->rk_type, (first + i) * job->stride + j, keys_width - j));
 
     for (int64_t part = 0; part < job->parts; part++) {
         const float *at = job->parts == 1 ? x : x + part / (h.H / h.G) * h.D;
@@ -74,7 +74,8 @@ static void scan(void *arg, int64_t item, int thread)
         for (int64_t b = 0; b < job->B; b++)
             job->out[b * job->C + first + i] =
                 reduce_tokens(scores + i * wide + job->q_start[b],
-                              job->q_start[b + 1] - job->q_start[b], job->r->query);
+                              job->q_start[b + 1] - job->q_start[b], job->r->query) *
+                (job->rk_type == MSA_I8 ? job->scale[first + i] : 1);
 }
 
 #endif

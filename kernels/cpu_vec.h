@@ -215,8 +215,8 @@ static inline vf v_dot(vf acc, vi a, vi b)
 
 /* ---- the same for every instruction set ---------------------------------------- */
 
-/* VL elements of type t at index i of p; get_n and set_n move the first n of
- * them and leave the others zero, or untouched. */
+/* VL elements of type t (F32, BF16; get_n also I8) at index i of p; get_n and
+ * put_n move the first n of them and leave the others zero, or untouched. */
 static inline vf v_get(const void *p, msa_dtype t, int64_t i)
 {
     return t == MSA_F32 ? v_load((const float *)p + i) : v_load_bf16((const uint16_t *)p + i);
@@ -232,10 +232,10 @@ static inline void v_put(void *p, msa_dtype t, int64_t i, vf v)
 
 static inline vf v_get_n(const void *p, msa_dtype t, int64_t i, int64_t n)
 {
-    if (n >= VL)
+    if (n >= VL && t != MSA_I8)
         return v_get(p, t, i);
     float part[VL] = {0};
-    for (int64_t j = 0; j < n; j++)
+    for (int64_t j = 0; j < n && j < VL; j++)
         part[j] = msa_elem_get(p, t, i + j);
     return v_load(part);
 }

@@ -42,11 +42,33 @@ static inline float msa_f16_to_f32(uint16_t h)
     return f;
 }
 
-/* Element i of an array of type t (F32, BF16 or F16). */
+/* Overflows to infinity, keeps subnormals. */
+static inline uint16_t msa_f32_to_f16(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    const uint16_t sign = (uint16_t)(u >> 16 & 0x8000u);
+    u &= 0x7fffffffu;
+    if (u >= 0x47800000u) /* 65536 and more, infinity, NaN */
+        return sign | (u > 0x7f800000u ? 0x7e00u : 0x7c00u);
+    if (u < 0x38800000u) { /* below 2^-14: the sum's last bits hold the rounded number */
+        float mag;
+        memcpy(&mag, &u, sizeof mag);
+        mag += 0.5f;
+        memcpy(&u, &mag, sizeof u);
+        return sign | (uint16_t)(u - 0x3f000000u);
+    }
+    u += 0xfffu + (u >> 13 & 1u);
+    return sign | (uint16_t)((u >> 13) - (112u << 10));
+}
+
+/* Element i of an array of type t; of I8 the bare number. */
 static inline float msa_elem_get(const void *p, msa_dtype t, int64_t i)
 {
     if (t == MSA_F32)
         return ((const float *)p)[i];
+    if (t == MSA_I8)
+        return ((const int8_t *)p)[i];
     uint16_t h = ((const uint16_t *)p)[i];
     return t == MSA_BF16 ? msa_bf16_to_f32(h) : msa_f16_to_f32(h);
 }

@@ -214,6 +214,25 @@ msa_rc msa_kern_copy(msa_kern *k, msa_kern_stream *st, void *dst, const void *sr
     return k->ops->copy(k, st, dst, src, bytes, err);
 }
 
+msa_rc msa_kern_graph_begin(msa_kern *k, msa_kern_stream *st, int64_t key, msa_err *err)
+{
+    REFUSE_NULL(k);
+    REFUSE(key <= 0, "a key out of range");
+    return k->ops->graph_begin ? k->ops->graph_begin(k, st, key, err) : MSA_OK;
+}
+
+msa_rc msa_kern_graph_end(msa_kern *k, msa_kern_stream *st, msa_err *err)
+{
+    REFUSE_NULL(k);
+    return k->ops->graph_end ? k->ops->graph_end(k, st, err) : MSA_OK;
+}
+
+void msa_kern_graph_clear(msa_kern *k)
+{
+    if (k && k->ops->graph_clear)
+        k->ops->graph_clear(k);
+}
+
 /* ---- weights -------------------------------------------------------------------- */
 
 msa_rc msa_kern_weight_new(msa_kern *k, const void *data, msa_dtype from, int64_t N, int64_t K,
@@ -340,7 +359,9 @@ static int64_t memory_keys(const msa_kern_seg *segs, int64_t first, int64_t end,
         const msa_kern_seg *s = &segs[i];
         if (s->n_rows == 0)
             continue;
-        if (s->n_rows < 0 || s->stride < width || !s->k || !s->v || !storage_type(s->dtype) ||
+        const bool i8 = s->dtype == MSA_I8;
+        if (s->n_rows < 0 || s->stride < width || !s->k || !s->v || (!i8 && !storage_type(s->dtype)) ||
+            (i8 && (!s->k_scale || !s->v_scale || s->scale_stride < h.G)) ||
             !FITS(s->n_rows, s->stride) || !msa_add(keys, s->n_rows, &keys))
             return -1;
     }
@@ -488,6 +509,27 @@ msa_rc msa_kern_convert(msa_kern *k, msa_kern_stream *st, const void *src, msa_d
     return k->ops->convert(k, st, src, from, src_stride, dst, to, dst_stride, n, R, err);
 }
 
+msa_rc msa_kern_quantize(msa_kern *k, msa_kern_stream *st, const void *src, msa_dtype from,
+                         int64_t src_stride, int64_t n, int64_t D, int64_t R, int8_t *dst,
+                         int64_t dst_stride, void *scale, msa_dtype scale_type,
+                         int64_t scale_stride, msa_err *err)
+{
+    REFUSE_NULL(k);
+    REFUSE(!storage_type(from), "only f32 and bf16 are quantised");
+    REFUSE(scale_type != MSA_F32 && scale_type != MSA_F16, "factors are f32 or f16");
+    REFUSE(R < 0 || n < 0 || D <= 0 || n % D != 0 || src_stride < n || dst_stride < n ||
+               scale_stride < n / D || !FITS(R, src_stride) || !FITS(R, dst_stride) ||
+               !FITS(R, scale_stride),
+           "a shape out of range");
+    if (R == 0 || n == 0)
+        return MSA_OK;
+    REFUSE_NULL(src);
+    REFUSE_NULL(dst);
+    REFUSE_NULL(scale);
+    return k->ops->quantize(k, st, src, from, src_stride, n, D, R, dst, dst_stride, scale, scale_type,
+                            scale_stride, err);
+}
+
 /* ---- routing -------------------------------------------------------------------------- */
 
 int64_t msa_kern_route_width(const msa_kern_route *r)
@@ -511,14 +553,25 @@ msa_rc msa_kern_router_query(msa_kern *k, msa_kern_stream *st, const msa_kern_ro
     return k->ops->router_query(k, st, r, rq, rq_f32, stride, T, out, err);
 }
 
+/* Every question has tokens, and all of them fit the reservation. */
+static bool tokens_ok(const msa_kern *k, const msa_kern_route *r, const int64_t *q_start, int64_t B)
+{
+    if (q_start[0] < 0)
+        return false;
+    for (int64_t b = 0; b < B; b++)
+        if (q_start[b + 1] <= q_start[b])
+            return false;
+    return q_start[B] <= k->cap.route_tokens && FITS(q_start[B], r->h.H, r->h.D);
+}
+
 msa_rc msa_kern_scan(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r, const float *q,
                      const int64_t *q_start, int64_t B, const void *rk, msa_dtype rk_dtype,
-                     int64_t stride, int64_t C, float *out, msa_err *err)
+                     const float *scale, int64_t stride, int64_t C, float *out, msa_err *err)
 {
     REFUSE_NULL(k);
     REFUSE_NULL(r);
     REFUSE(!route_ok(r), "bad routing options");
-    REFUSE(!storage_type(rk_dtype), "router keys are f32 or bf16");
+    REFUSE(rk_dtype != MSA_I8 && !storage_type(rk_dtype), "router keys are f32, bf16 or i8");
     REFUSE(B < 0 || C < 0 || stride < r->h.G * r->h.D || !FITS(C, stride) || !FITS(B, C),
            "a shape out of range");
     REFUSE_BEYOND(B, queries);
@@ -528,13 +581,36 @@ msa_rc msa_kern_scan(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r, 
     REFUSE_NULL(q);
     REFUSE_NULL(q_start);
     REFUSE_NULL(rk);
+    REFUSE(rk_dtype == MSA_I8 && !scale, "8-bit router keys without factors");
     REFUSE_NULL(out);
-    REFUSE(q_start[0] < 0, "question borders out of order");
-    for (int64_t b = 0; b < B; b++)
-        REFUSE(q_start[b + 1] <= q_start[b], "a question without tokens");
-    REFUSE(!FITS(q_start[B], r->h.H, r->h.D), "a shape out of range");
-    REFUSE(q_start[B] > k->cap.route_tokens, "the tokens exceed the reserved route_tokens");
-    return k->ops->scan(k, st, r, q, q_start, B, rk, rk_dtype, stride, C, out, err);
+    REFUSE(!tokens_ok(k, r, q_start, B), "question borders out of order or beyond the reserved route_tokens");
+    return k->ops->scan(k, st, r, q, q_start, B, rk, rk_dtype, scale, stride, C, out, err);
+}
+
+msa_rc msa_kern_score_docs(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r, const float *q,
+                           const int64_t *q_start, int64_t B, const msa_kern_doc_rows *items, int64_t n,
+                           msa_dtype rk_dtype, int64_t stride, float weight, bool add, float *out,
+                           msa_err *err)
+{
+    REFUSE_NULL(k);
+    REFUSE_NULL(r);
+    REFUSE(!route_ok(r), "bad routing options");
+    REFUSE(!storage_type(rk_dtype), "documents are scored from f32 or bf16 rows");
+    REFUSE(B < 0 || n < 0 || stride < r->h.G * r->h.D || !FITS(n, (int64_t)4), "a shape out of range");
+    REFUSE_BEYOND(B, queries);
+    if (B == 0 || n == 0)
+        return MSA_OK;
+    REFUSE_NULL(q);
+    REFUSE_NULL(q_start);
+    REFUSE_NULL(items);
+    REFUSE_NULL(out);
+    REFUSE(!tokens_ok(k, r, q_start, B), "question borders out of order or beyond the reserved route_tokens");
+    for (int64_t i = 0; i < n; i++)
+        REFUSE(!items[i].rk || items[i].n_rows < 1 || !FITS(items[i].n_rows, stride) ||
+                   items[i].question < 0 || items[i].question >= B,
+               "a bad document");
+    return k->ops->score_docs(k, st, r, q, q_start, B, items, n, rk_dtype, stride, weight, add, out,
+                              err);
 }
 
 msa_rc msa_kern_doc_scores(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r,

@@ -113,6 +113,19 @@ msa_rc msa_kern_sync(msa_kern *k, msa_kern_stream *st, msa_err *err);
 msa_rc msa_kern_copy(msa_kern *k, msa_kern_stream *st, void *dst, const void *src, int64_t bytes,
                      msa_err *err);
 
+/* A run of operations that is repeated with the same operations, shapes and device
+ * pointers, while what its host arrays hold (borders, segments, cache lengths)
+ * changes: a decoding step. Between begin and end stand only rms_norm, linear,
+ * qk_rope, cache_store, attn_memory, swiglu and gather, all on st. A backend that
+ * records keeps the first run of a key and replays it, taking the arrays of each
+ * later run; the others compute at once. key > 0. A run that differs from the
+ * recorded one in anything but its arrays is recorded anew. Nothing may be relied on before end. After an error in
+ * between, msa_kern_graph_clear abandons the run. clear also forgets every
+ * recorded run: it must come before memory that one names is freed. */
+msa_rc msa_kern_graph_begin(msa_kern *k, msa_kern_stream *st, int64_t key, msa_err *err);
+msa_rc msa_kern_graph_end(msa_kern *k, msa_kern_stream *st, msa_err *err);
+void msa_kern_graph_clear(msa_kern *k);
+
 /* ---- weights -------------------------------------------------------------- */
 
 /* A matrix W [N, K] of y = x W^T, copied and packed as the backend likes best;
@@ -176,7 +189,9 @@ msa_rc msa_kern_attn_packed(msa_kern *k, msa_kern_stream *st, const void *qkv, i
 typedef struct msa_kern_seg {
     const void *k, *v;   /* row r, head g: k + r*stride + g*D */
     int64_t n_rows, stride;
-    msa_dtype dtype;     /* MSA_F32 or MSA_BF16 */
+    msa_dtype dtype;     /* MSA_F32, MSA_BF16 or MSA_I8 */
+    const uint16_t *k_scale, *v_scale; /* I8: f16 factor of row r, head g at r*scale_stride + g */
+    int64_t scale_stride;
 } msa_kern_seg;
 typedef struct msa_kern_cache {
     const void *k, *v;   /* [len, G, D] act */
@@ -225,6 +240,19 @@ msa_rc msa_kern_convert(msa_kern *k, msa_kern_stream *st, const void *src, msa_d
                         int64_t src_stride, void *dst, msa_dtype to, int64_t dst_stride, int64_t n,
                         int64_t R, msa_err *err);
 
+/* R rows of n columns (row r at src + r*src_stride, from: F32 or BF16) in 8 bits:
+ * groups of D columns (n a multiple of D) share one factor, max |x| / 127 as a f16
+ * or f32 number (scale_type), and q = round to nearest even of x / that number,
+ * within -127 .. 127. A group of zeros has the factor 0.
+ *   dst    row r at dst + r*dst_stride bytes
+ *   scale  row r, group i at r*scale_stride + i, of scale_type
+ * Router keys take one f32 factor a chunk (D = n), K and V one f16 factor a chunk
+ * and head. */
+msa_rc msa_kern_quantize(msa_kern *k, msa_kern_stream *st, const void *src, msa_dtype from,
+                         int64_t src_stride, int64_t n, int64_t D, int64_t R, int8_t *dst,
+                         int64_t dst_stride, void *scale, msa_dtype scale_type,
+                         int64_t scale_stride, msa_err *err);
+
 /* ---- routing (stage 2) ------------------------------------------------------ */
 
 typedef enum msa_reduce { MSA_REDUCE_MEAN, MSA_REDUCE_MAX, MSA_REDUCE_LAST } msa_reduce;
@@ -255,12 +283,28 @@ msa_rc msa_kern_router_query(msa_kern *k, msa_kern_stream *st, const msa_kern_ro
 /* Scores of B questions against the C chunks of one extent.
  *   q       [T, route_width] f32   prepared queries (device)
  *   q_start [B+1] host             tokens of question b
- *   rk      row c at rk + c*stride elements, [G*D] of dtype F32 or BF16 (device)
+ *   rk      row c at rk + c*stride elements, [G*D] of dtype F32, BF16 or I8 (device)
+ *   scale   [C] f32 factors of I8 rows (device); NULL otherwise
  *   out     [B, C] f32             reduced over heads and the question's tokens
- * Accumulated in f32. */
+ * Accumulated in f32. With BF16 rows a backend may round the queries to bf16, with
+ * I8 rows to 8 bits with one factor a token or a question (exact int32 sums): callers
+ * that need the order of exact scores rescore the best (msa_kern_score_docs). */
 msa_rc msa_kern_scan(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r, const float *q,
                      const int64_t *q_start, int64_t B, const void *rk, msa_dtype rk_dtype,
-                     int64_t stride, int64_t C, float *out, msa_err *err);
+                     const float *scale, int64_t stride, int64_t C, float *out, msa_err *err);
+
+/* Scores of chosen documents, computed from f32 or bf16 rows with f32 queries and
+ * f32 (or wider) sums: item i is one document for one question.
+ *   out [n] f32 (device) = weight * score, added to what is there when add */
+typedef struct msa_kern_doc_rows {
+    const void *rk;      /* the document's chunks: row c at rk + c*stride; device or MSA_MEM_MAPPED */
+    int64_t n_rows;      /* >= 1 */
+    int64_t question;    /* 0..B-1 */
+} msa_kern_doc_rows;
+msa_rc msa_kern_score_docs(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r, const float *q,
+                           const int64_t *q_start, int64_t B, const msa_kern_doc_rows *items /* host */,
+                           int64_t n, msa_dtype rk_dtype, int64_t stride, float weight, bool add,
+                           float *out, msa_err *err);
 
 /* Chunk scores to document scores: doc n of the extent owns chunks
  * doc_chunk[n] .. doc_chunk[n+1]-1 (doc_chunk [N+1] device, at least one chunk

@@ -26,6 +26,11 @@ typedef struct msa_kern_ops {
     msa_rc (*copy)(msa_kern *k, msa_kern_stream *st, void *dst, const void *src, int64_t bytes,
                    msa_err *err);
 
+    /* NULL: operations compute at once, and there is nothing to record */
+    msa_rc (*graph_begin)(msa_kern *k, msa_kern_stream *st, int64_t key, msa_err *err);
+    msa_rc (*graph_end)(msa_kern *k, msa_kern_stream *st, msa_err *err);
+    void (*graph_clear)(msa_kern *k);
+
     msa_rc (*weight_new)(msa_kern *k, const void *data, msa_dtype from, int64_t N, int64_t K,
                          msa_kern_weight **out, msa_err *err);
     void (*weight_free)(msa_kern *k, msa_kern_weight *w);
@@ -66,9 +71,17 @@ typedef struct msa_kern_ops {
     msa_rc (*router_query)(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r,
                            const void *rq, bool rq_f32, int64_t stride, int64_t T, float *out,
                            msa_err *err);
+    msa_rc (*quantize)(msa_kern *k, msa_kern_stream *st, const void *src, msa_dtype from,
+                       int64_t src_stride, int64_t n, int64_t D, int64_t R, int8_t *dst,
+                       int64_t dst_stride, void *scale, msa_dtype scale_type, int64_t scale_stride,
+                       msa_err *err);
     msa_rc (*scan)(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r, const float *q,
                    const int64_t *q_start, int64_t B, const void *rk, msa_dtype rk_dtype,
-                   int64_t stride, int64_t C, float *out, msa_err *err);
+                   const float *scale, int64_t stride, int64_t C, float *out, msa_err *err);
+    msa_rc (*score_docs)(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r, const float *q,
+                         const int64_t *q_start, int64_t B, const msa_kern_doc_rows *items, int64_t n,
+                         msa_dtype rk_dtype, int64_t stride, float weight, bool add, float *out,
+                         msa_err *err);
     msa_rc (*doc_scores)(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r,
                          const float *chunk_scores, int64_t B, int64_t C, const int64_t *doc_chunk,
                          int64_t N, float weight, bool add, float *out, msa_err *err);
@@ -175,9 +188,17 @@ msa_rc msa_ref_convert(msa_kern *k, msa_kern_stream *st, const void *src, msa_dt
 msa_rc msa_ref_router_query(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r,
                             const void *rq, bool rq_f32, int64_t stride, int64_t T, float *out,
                             msa_err *err);
+msa_rc msa_ref_quantize(msa_kern *k, msa_kern_stream *st, const void *src, msa_dtype from,
+                        int64_t src_stride, int64_t n, int64_t D, int64_t R, int8_t *dst,
+                        int64_t dst_stride, void *scale, msa_dtype scale_type, int64_t scale_stride,
+                        msa_err *err);
 msa_rc msa_ref_scan(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r, const float *q,
                     const int64_t *q_start, int64_t B, const void *rk, msa_dtype rk_dtype,
-                    int64_t stride, int64_t C, float *out, msa_err *err);
+                    const float *scale, int64_t stride, int64_t C, float *out, msa_err *err);
+msa_rc msa_ref_score_docs(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r, const float *q,
+                          const int64_t *q_start, int64_t B, const msa_kern_doc_rows *items, int64_t n,
+                          msa_dtype rk_dtype, int64_t stride, float weight, bool add, float *out,
+                          msa_err *err);
 msa_rc msa_ref_sample_tokens(msa_kern *k, msa_kern_stream *st, const float *logits, int64_t B,
                              int64_t V, const msa_kern_sample *params, int32_t *out, msa_err *err);
 

@@ -4,6 +4,12 @@
 #include "kernels/dtype.h"
 #include "kernels/kernels_internal.h"
 
+/* What a number of row j, head g is multiplied with. */
+static double factor(const msa_kern_seg *s, const uint16_t *scale, int64_t j, int64_t g)
+{
+    return s->dtype == MSA_I8 ? msa_f16_to_f32(scale[j * s->scale_stride + g]) : 1;
+}
+
 /* One query head at q over all segments in turn and then `own`, key head g.
  * scores has room for all their rows. */
 static void attend(const void *q, msa_dtype act, msa_kern_heads h, int64_t g,
@@ -18,7 +24,7 @@ static void attend(const void *q, msa_dtype act, msa_kern_heads h, int64_t g,
             for (int64_t d = 0; d < h.D; d++)
                 sum += (double)msa_elem_get(q, act, d) *
                        msa_elem_get(s->k, s->dtype, j * s->stride + g * h.D + d);
-            *score = sum / sqrt((double)h.D);
+            *score = sum * factor(s, s->k_scale, j, g) / sqrt((double)h.D);
             top = fmax(top, *score++);
         }
     }
@@ -30,7 +36,8 @@ static void attend(const void *q, msa_dtype act, msa_kern_heads h, int64_t g,
         for (int64_t i = 0; i <= n_segs; i++) {
             const msa_kern_seg *s = i < n_segs ? &segs[i] : own;
             for (int64_t j = 0; j < s->n_rows; j++)
-                sum += *score++ * msa_elem_get(s->v, s->dtype, j * s->stride + g * h.D + d);
+                sum += *score++ * factor(s, s->v_scale, j, g) *
+                       msa_elem_get(s->v, s->dtype, j * s->stride + g * h.D + d);
         }
         msa_elem_set(out, act, out_at + d, (float)(sum / total));
     }

@@ -58,6 +58,32 @@ msa_rc msa_ref_convert(msa_kern *k, msa_kern_stream *st, const void *src, msa_dt
     return MSA_OK;
 }
 
+msa_rc msa_ref_quantize(msa_kern *k, msa_kern_stream *st, const void *src, msa_dtype from,
+                        int64_t src_stride, int64_t n, int64_t D, int64_t R, int8_t *dst,
+                        int64_t dst_stride, void *scale, msa_dtype scale_type, int64_t scale_stride,
+                        msa_err *err)
+{
+    (void)k, (void)st, (void)err;
+    for (int64_t r = 0; r < R; r++)
+        for (int64_t i = 0; i < n / D; i++) {
+            const int64_t at = r * src_stride + i * D, to = r * scale_stride + i;
+            float top = 0;
+            for (int64_t d = 0; d < D; d++)
+                top = fmaxf(top, fabsf(msa_elem_get(src, from, at + d)));
+            float factor = top / 127.0f;
+            if (scale_type == MSA_F16) {
+                ((uint16_t *)scale)[to] = msa_f32_to_f16(factor);
+                factor = msa_f16_to_f32(((uint16_t *)scale)[to]);
+            } else
+                ((float *)scale)[to] = factor;
+            for (int64_t d = 0; d < D; d++) {
+                float v = factor > 0 ? rintf(msa_elem_get(src, from, at + d) / factor) : 0;
+                dst[r * dst_stride + i * D + d] = (int8_t)fminf(fmaxf(v, -127), 127);
+            }
+        }
+    return MSA_OK;
+}
+
 /* ---- routing -------------------------------------------------------------------------- */
 
 msa_rc msa_ref_router_query(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r,
@@ -105,25 +131,52 @@ static double match(const msa_kern_route *r, const float *q, const void *rk, msa
     return best;
 }
 
+/* One question's n tokens against one chunk, reduced over heads and tokens. */
+static double question(const msa_kern_route *r, const float *q, int64_t n, const void *rk, msa_dtype t,
+                       int64_t at)
+{
+    int64_t width = msa_kern_route_width(r);
+    double best = -INFINITY, sum = 0, last = 0;
+    for (int64_t i = 0; i < n; i++) {
+        last = match(r, q + i * width, rk, t, at);
+        best = fmax(best, last);
+        sum += last;
+    }
+    return r->query == MSA_REDUCE_MAX ? best : r->query == MSA_REDUCE_LAST ? last : sum / (double)n;
+}
+
 msa_rc msa_ref_scan(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r, const float *q,
                     const int64_t *q_start, int64_t B, const void *rk, msa_dtype rk_dtype,
-                    int64_t stride, int64_t C, float *out, msa_err *err)
+                    const float *scale, int64_t stride, int64_t C, float *out, msa_err *err)
 {
     (void)k, (void)st, (void)err;
     int64_t width = msa_kern_route_width(r);
     for (int64_t b = 0; b < B; b++)
-        for (int64_t c = 0; c < C; c++) {
-            double best = -INFINITY, sum = 0, last = 0;
-            for (int64_t t = q_start[b]; t < q_start[b + 1]; t++) {
-                last = match(r, q + t * width, rk, rk_dtype, c * stride);
-                best = fmax(best, last);
-                sum += last;
-            }
-            double got = r->query == MSA_REDUCE_MAX    ? best
-                         : r->query == MSA_REDUCE_LAST ? last
-                                                       : sum / (double)(q_start[b + 1] - q_start[b]);
-            out[b * C + c] = (float)got;
+        for (int64_t c = 0; c < C; c++)
+            out[b * C + c] = (float)(question(r, q + q_start[b] * width, q_start[b + 1] - q_start[b],
+                                              rk, rk_dtype, c * stride) *
+                                     (rk_dtype == MSA_I8 ? scale[c] : 1));
+    return MSA_OK;
+}
+
+msa_rc msa_ref_score_docs(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r, const float *q,
+                          const int64_t *q_start, int64_t B, const msa_kern_doc_rows *items, int64_t n,
+                          msa_dtype rk_dtype, int64_t stride, float weight, bool add, float *out,
+                          msa_err *err)
+{
+    (void)k, (void)st, (void)B, (void)err;
+    int64_t width = msa_kern_route_width(r);
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t from = q_start[items[i].question], to = q_start[items[i].question + 1];
+        double best = -INFINITY, sum = 0;
+        for (int64_t c = 0; c < items[i].n_rows; c++) {
+            double s = question(r, q + from * width, to - from, items[i].rk, rk_dtype, c * stride);
+            best = fmax(best, s);
+            sum += s;
         }
+        double got = r->chunk == MSA_REDUCE_MAX ? best : sum / (double)items[i].n_rows;
+        out[i] = (float)(weight * got + (add ? out[i] : 0));
+    }
     return MSA_OK;
 }
 

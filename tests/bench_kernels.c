@@ -335,7 +335,7 @@ static void bench_scan(msa_kern *k, double gb_s, double gflops)
         for (int64_t T = 16; T <= 64; T *= 4) {
             int64_t B = T / 16, starts[] = {0, 16, 32, 48, 64};
             BEST(t, {
-                DO(msa_kern_scan(k, NULL, &r, q, starts, B, rk, MSA_BF16, W, C, out, &err));
+                DO(msa_kern_scan(k, NULL, &r, q, starts, B, rk, MSA_BF16, NULL, W, C, out, &err));
                 DO(msa_kern_sync(k, NULL, &err));
             });
             double flop = 2.0 * C * (double)(W * T), bytes = 2.0 * C * (double)W;

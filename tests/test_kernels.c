@@ -299,7 +299,7 @@ static void routing_by_hand(void **unused)
                 msa_tensor y = msa_tensor_new(k, MSA_F32, 4);
                 OK(msa_kern_router_query(k, NULL, &r, rq.p, s->act == MSA_F32, 5, 2, p.p, NULL));
                 /* the second question is the last token alone */
-                OK(msa_kern_scan(k, NULL, &r, p.p, (int64_t[]){0, 2}, 1, rk.p, MSA_BF16, 3, 2, y.p,
+                OK(msa_kern_scan(k, NULL, &r, p.p, (int64_t[]){0, 2}, 1, rk.p, MSA_BF16, NULL, 3, 2, y.p,
                                  NULL));
                 float out[4];
                 msa_tensor_read(&y, out);
@@ -702,7 +702,7 @@ static void routing_agrees(void **unused)
                 msa_tensor p = msa_tensor_new(k, MSA_F32, T * msa_kern_route_width(&r));
                 msa_tensor y = msa_tensor_new(k, MSA_F32, B * C), z = msa_tensor_new(k, MSA_F32, B * N);
                 OK(msa_kern_router_query(k, NULL, &r, tq.p, s->act == MSA_F32, wide, T, p.p, NULL));
-                OK(msa_kern_scan(k, NULL, &r, p.p, starts, B, tk.p, kt, stride, C, y.p, NULL));
+                OK(msa_kern_scan(k, NULL, &r, p.p, starts, B, tk.p, kt, NULL, stride, C, y.p, NULL));
                 OK(msa_kern_doc_scores(k, NULL, &r, y.p, B, C, td.p, N, 0.3f, false, z.p, NULL));
                 OK(msa_kern_doc_scores(k, NULL, &r, y.p, B, C, td.p, N, 0.6f, true, z.p, NULL));
                 msa_tensor *read[3] = {&p, &y, &z};
@@ -863,11 +863,11 @@ static void offsets_pass_31_bits(void **unused)
         OK(msa_kern_convert(k, NULL, big, MSA_F32, row * E, out, MSA_F32, 2, 2, 2, NULL));
         assert_true(out[2] == 1 && out[3] == 2);
         msa_kern_route r = {.h = {1, 1, 2}, .scale = 1, .query = MSA_REDUCE_MAX};
-        OK(msa_kern_scan(k, NULL, &r, (float[]){1, 10}, (int64_t[]){0, 1}, 1, big, MSA_F32, row * E,
+        OK(msa_kern_scan(k, NULL, &r, (float[]){1, 10}, (int64_t[]){0, 1}, 1, big, MSA_F32, NULL, row * E,
                          2, out, NULL));
         assert_true(out[0] == 0 && out[1] == 21);
         /* one far key among near ones of value 0 takes all the weight */
-        msa_kern_seg seg = {big, big, 2, row * E, MSA_F32};
+        msa_kern_seg seg = {.k = big, .v = big, .n_rows = 2, .stride = row * E, .dtype = MSA_F32};
         float q[2] = {100, 100}, zero[2] = {0};
         uint16_t q16[2] = {0x42c8, 0x42c8}, zero16[2] = {0}, out16[2];
         bool f32 = s->act == MSA_F32;

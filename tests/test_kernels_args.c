@@ -65,7 +65,7 @@ static void bad_arguments_are_refused(void **unused)
         REFUSED(msa_kern_attn_packed(k, NULL, x, 2, h, (int64_t[]){0, 3}, 1, x, &err));
         REFUSED(msa_kern_attn_packed(k, NULL, x, 2, h, (int64_t[]){-1, 2}, 1, x, &err));
         msa_kern_cache c = {x, x, 1};
-        msa_kern_seg seg = {x, x, 1, 8, MSA_F32};
+        msa_kern_seg seg = {.k = x, .v = x, .n_rows = 1, .stride = 8, .dtype = MSA_F32};
         int64_t rows[2] = {0, 2}, segs[2] = {0, 1};
         REFUSED(msa_kern_attn_memory(k, NULL, x, 16, h, 1, rows, &seg, segs, &c, x, &err));
         c.len = 2;
@@ -92,12 +92,12 @@ static void bad_arguments_are_refused(void **unused)
         REFUSED(msa_kern_convert(k, NULL, x, MSA_F32, 1, x, MSA_F32, 1, 2, 1, &err));
         REFUSED(msa_kern_convert(k, NULL, x, MSA_F32, big, x, MSA_F32, big, 2, 3, &err));
         REFUSED(msa_kern_router_query(k, NULL, &r, x, true, 15, 1, x, &err));
-        REFUSED(msa_kern_scan(k, NULL, &r, x, (int64_t[]){0, 0}, 1, x, MSA_F32, 8, 1, x, &err));
-        REFUSED(msa_kern_scan(k, NULL, &r, x, (int64_t[]){0, 201}, 1, x, MSA_F32, 8, 1, x, &err));
-        REFUSED(msa_kern_scan(k, NULL, &r, x, (int64_t[]){0, 1}, 1, x, MSA_I8, 8, 1, x, &err));
-        REFUSED(msa_kern_scan(k, NULL, &r, x, (int64_t[]){0, 1}, 1, x, MSA_F32, 7, 1, x, &err));
+        REFUSED(msa_kern_scan(k, NULL, &r, x, (int64_t[]){0, 0}, 1, x, MSA_F32, NULL, 8, 1, x, &err));
+        REFUSED(msa_kern_scan(k, NULL, &r, x, (int64_t[]){0, 201}, 1, x, MSA_F32, NULL, 8, 1, x, &err));
+        REFUSED(msa_kern_scan(k, NULL, &r, x, (int64_t[]){0, 1}, 1, x, MSA_I8, NULL, 8, 1, x, &err));
+        REFUSED(msa_kern_scan(k, NULL, &r, x, (int64_t[]){0, 1}, 1, x, MSA_F32, NULL, 7, 1, x, &err));
         r.head = MSA_REDUCE_LAST;
-        REFUSED(msa_kern_scan(k, NULL, &r, x, (int64_t[]){0, 1}, 1, x, MSA_F32, 8, 1, x, &err));
+        REFUSED(msa_kern_scan(k, NULL, &r, x, (int64_t[]){0, 1}, 1, x, MSA_F32, NULL, 8, 1, x, &err));
         msa_kern_best best[1];
         REFUSED(msa_kern_topk_init(k, NULL, 1, msa_test_shape.top_k + 1, best, &err));
         REFUSED(msa_kern_topk_merge(k, NULL, x, 1, 1, pos, NULL, 0, best, &err));
@@ -111,7 +111,7 @@ static void bad_arguments_are_refused(void **unused)
         OK(msa_kern_linear(k, NULL, w, NULL, 0, NULL, MSA_LINEAR_F32, NULL));
         OK(msa_kern_attn_packed(k, NULL, NULL, 0, h, NULL, 0, NULL, NULL));
         OK(msa_kern_scan(k, NULL, &(msa_kern_route){.h = h, .scale = 1}, NULL, NULL, 0, NULL,
-                         MSA_F32, 8, 0, NULL, NULL));
+                         MSA_F32, NULL, 8, 0, NULL, NULL));
         msa_kern_weight_free(k, w);
         msa_kern_weight_free(s->ref, other);
         msa_kern_weight_free(k, NULL);
