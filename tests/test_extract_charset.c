@@ -73,6 +73,10 @@ static void little_to_go_by_is_said(void **state)
 {
     (void)state;
     EXPECT("gr\xfc\xdf", "a.txt", "text \"grüß\"", "warn charset_guess", "end ok");
+    /* one high byte, the last: a letter of an 8-bit set, not the beginning of UTF-8 */
+    EXPECT("au caf\xe9", "a.txt", "text \"au café\"", "warn charset_detected", "end ok");
+    /* two of the three bytes of a euro sign: UTF-8 that was cut off */
+    EXPECT("5 \xe2\x82", "a.txt", "text \"5 \xef\xbf\xbd\"", "warn bad_bytes");
     /* not windows-1252, whose five gaps it hits: then uchardet's word counts */
     EXPECT("\x96\xbc\x91\x4f,\x94\x4e\x97\xee,\x8f\x5a\x8f\x8a\r\n\x8d\xb2\x93\xa1\x91\xbe\x98\x59,30,\x93\x8c\x8b\x9e\r\n",
            "a.txt", "text \"名前,年齢,住所\\r\\n佐藤太郎,30,東京\\r\\n\"", "warn charset_guess");

@@ -32,7 +32,7 @@ static int utf8_length(const unsigned char *p, int64_t n, int *good)
     return len;
 }
 
-static void count(const unsigned char *p, int64_t n, census *c)
+static void count(const unsigned char *p, int64_t n, bool whole, census *c)
 {
     memset(c, 0, sizeof *c);
     for (int64_t i = 0; i < n; i++) {
@@ -46,8 +46,11 @@ static void count(const unsigned char *p, int64_t n, census *c)
     }
     for (int64_t i = 0; i < n;) {
         int good, len = utf8_length(p + i, n - i, &good);
-        if (len < 0)
+        if (len < 0) {
+            /* a lone high byte at the very end is a letter of an 8-bit set */
+            c->bad += whole && good == 1;
             return;
+        }
         if (len == 0)
             c->bad++;
         if (len > 1)
@@ -101,11 +104,11 @@ msa_charset msa_charset_detect(const char *s, int64_t n, bool whole, int64_t *bo
         return *bom = 2, MSA_CHARSET_UTF16BE;
     census c;
     if (n >= 3 && !memcmp(p, "\xef\xbb\xbf", 3)) {
-        count(p + 3, n - 3, &c);
+        count(p + 3, n - 3, whole, &c);
         *bom = 3;
         return c.bad > c.sequences + 16 ? MSA_CHARSET_BINARY : MSA_CHARSET_UTF8;
     }
-    count(p, n, &c);
+    count(p, n, whole, &c);
     if (c.nul * 4 >= n && plausible32(p, n, whole, 0))
         return MSA_CHARSET_UTF32LE;
     if (c.nul * 4 >= n && plausible32(p, n, whole, 1))
