@@ -90,6 +90,9 @@ typedef struct msa_corpus_log_member {
     char sha256[72];       /* 40 hexadecimal digits and NULs; all NUL: not all was read */
 } msa_corpus_log_member;   /* 112 */
 
+/* When a file that has not changed is read again. */
+enum { MSA_CORPUS_RETRY = 1, MSA_CORPUS_RETRY_OCR = 2 };
+
 /* FILE: this header, then path (display form), key (raw bytes) and entry, each
  * NUL-terminated. Entries are manifest lines without their newline. */
 typedef struct msa_corpus_log_file {
@@ -104,7 +107,8 @@ typedef struct msa_corpus_log_file {
     int64_t entry_bytes;   /* 64 */
     uint32_t outcome;      /* 72 */
     uint32_t format;       /* 76 msa_source_format it was read as */
-    uint32_t retry;        /* 80 1: failed in a way that may not repeat */
+    uint32_t retry;        /* 80 1: failed in a way that may not repeat; 2: has pages without
+                            *    a text layer that were not read by OCR */
     uint32_t zero;         /* 84 */
     uint64_t origin;       /* 88 XXH3-64 of the path whose content it repeats, 0: none */
     char sha256[72];       /* 96 hexadecimal digits and NULs */

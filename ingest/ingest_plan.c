@@ -142,7 +142,7 @@ bool msa_ingest_once_more(const msa_ingest_state *r, const msa_corpus_group *g)
     case MSA_QUARANTINE_NONE:
         break;
     }
-    return g->retry;
+    return g->retry == MSA_CORPUS_RETRY || (g->retry == MSA_CORPUS_RETRY_OCR && r->o->limits.ocr_pages > 0);
 }
 
 static standing stand(const msa_ingest_state *r, const msa_walk_entry *e, const msa_corpus_group *g)

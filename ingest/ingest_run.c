@@ -152,11 +152,12 @@ static msa_rc settle_read(msa_ingest_state *r, const msa_flight *f)
     e->sha256 = f->sha256;
     char *line = msa_manifest_line(e);
     msa_corpus_log_file rec = file_record(r, f, e);
-    rec.retry = in.crashed;
+    rec.retry = in.crashed ? MSA_CORPUS_RETRY : in.no_text && r->o->limits.ocr_pages == 0 ? MSA_CORPUS_RETRY_OCR : 0;
     const char *before = NULL;
     if (f->w.old && f->w.old->outcome == MSA_CORPUS_FAILED)
         msa_corpus_file(r->writer.before, f->w.old, NULL, NULL, &before);
-    if (before && line && strcmp(before, line) == 0 && f->w.old->mtime_ns == rec.mtime_ns)
+    if (before && line && strcmp(before, line) == 0 && f->w.old->mtime_ns == rec.mtime_ns &&
+        f->w.old->retry == rec.retry)
         rc = msa_corpus_writer_abort(&r->writer, r->err); /* it failed as it had failed before */
     else
         rc = commit(r, f, rec, line, in.contents);

@@ -60,6 +60,7 @@ struct msa_intake {
     char sha256[65];
     int64_t bytes;
     bool crashed;
+    bool no_text;           /* pages without a text layer, in the file or a member */
 };
 
 /* ---- holding ------------------------------------------------------------------ */
@@ -585,7 +586,7 @@ msa_rc msa_intake_begin(msa_intake *in, const char *path, msa_err *err)
     in->depth = 0;
     in->members = 0;
     in->docs = 0;
-    in->crashed = false;
+    in->crashed = in->no_text = false;
     in->outcome = MSA_CORPUS_FAILED;
     in->bytes = -1;
     in->sha256[0] = 0;
@@ -598,6 +599,8 @@ msa_rc msa_intake_begin(msa_intake *in, const char *path, msa_err *err)
 msa_rc msa_intake_event(msa_intake *in, const msa_event *ev, msa_err *err)
 {
     frame *f = in->frames[in->depth - 1];
+    if (ev->code && strcmp(ev->code, "no_text_layer") == 0)
+        in->no_text = true;
     switch (ev->kind) {
     case MSA_EV_MEMBER_BEGIN:
         return begin_member(in, ev, err);
@@ -634,7 +637,7 @@ msa_rc msa_intake_event(msa_intake *in, const msa_event *ev, msa_err *err)
 void msa_intake_result_get(msa_intake *in, msa_intake_result *r)
 {
     const frame *f = in->frames[0];
-    *r = (msa_intake_result){.crashed = in->crashed, .contents = &in->contents};
+    *r = (msa_intake_result){.crashed = in->crashed, .no_text = in->no_text, .contents = &in->contents};
     r->entry = (msa_manifest_entry){
         .path = f->path, .outcome = in->outcome, .type = f->type, .bytes = in->bytes,
         .sha256 = in->sha256, .docs = in->docs, .code = in->code, .reason = in->reason,

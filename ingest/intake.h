@@ -43,6 +43,7 @@ msa_rc msa_intake_event(msa_intake *in, const msa_event *ev, msa_err *err);
 typedef struct msa_intake_result {
     msa_manifest_entry entry;  /* sha256 as the worker saw it, "" unknown */
     bool crashed;              /* failed in a way that may not repeat */
+    bool no_text;              /* pages without a text layer, in it or in a member */
     const msa_contents *contents; /* of its members that hold documents of their own */
 } msa_intake_result;
 void msa_intake_result_get(msa_intake *in, msa_intake_result *r);

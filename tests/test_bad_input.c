@@ -295,6 +295,7 @@ static void check_pdf_scanned(void)
     assert_int_equal(counts.files.failed, 1);
 }
 
+static void ingest(void);
 #ifdef MSA_OCR
 /* Words that are drawn and are no text, over an image that covers the page. */
 static void put_drawn(const char *name, const char *size)
@@ -310,6 +311,8 @@ static void pdf_for_ocr(void)
 {
     put_drawn("bad.pdf", "2"); /* eight pixels high */
     put_drawn("clear.pdf", "24");
+    ingest(); /* without OCR: what has no text layer is read again when it is turned on */
+    assert_int_equal(counts.files.failed, 2);
     o.limits.ocr_pages = 10;
 }
 
@@ -317,6 +320,8 @@ static void check_pdf_for_ocr(void)
 {
     assert_true(json_integer_value(json_object_get(line_of("in/bad.pdf"), "docs")) > 0);
     assert_int_equal(json_integer_value(json_object_get(warning_of("in/bad.pdf", "ocr_low_confidence"), "page")), 1);
+    ingest(); /* and not a third time */
+    assert_int_equal(counts.files_unchanged, 3);
 }
 #endif
 
