@@ -12,7 +12,9 @@
 #include <cmocka.h>
 
 #include "ingest/extract/extract_archive.h"
+#include "tests/fuzz_archive.c"
 #include "tests/support_extract.h"
+#include "tests/support_fuzz.h"
 
 static void expect_lines(msa_buf b, const char *name, const msa_ingest_limits *limits, const char *const *lines)
 {
@@ -396,13 +398,20 @@ static void large_inner_archives(void **state)
     }
 }
 
+/* Names and first bytes that the fuzzer starts from. */
+static void seeds_replay(void **state)
+{
+    (void)state;
+    assert_true(msa_fuzz_replay("tests/data/fuzz/archive") >= 8);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nested_too_deep), cmocka_unit_test(bombs), cmocka_unit_test(sizes_that_lie), cmocka_unit_test(cycles),
         cmocka_unit_test(encrypted_member_by_member), cmocka_unit_test(cut_off), cmocka_unit_test(names_in_old_sets),
         cmocka_unit_test(names_of_every_kind), cmocka_unit_test(names_of_parts), cmocka_unit_test(parts_of_sets),
-        cmocka_unit_test(large_inner_archives),
+        cmocka_unit_test(large_inner_archives), cmocka_unit_test(seeds_replay),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
