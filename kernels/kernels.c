@@ -214,6 +214,41 @@ msa_rc msa_kern_copy(msa_kern *k, msa_kern_stream *st, void *dst, const void *sr
     return k->ops->copy(k, st, dst, src, bytes, err);
 }
 
+msa_rc msa_kern_event_new(msa_kern *k, msa_kern_event **out, msa_err *err)
+{
+    REFUSE_NULL(k);
+    REFUSE_NULL(out);
+    *out = NULL;
+    return k->ops->event_new ? k->ops->event_new(k, out, err) : MSA_OK;
+}
+
+void msa_kern_event_free(msa_kern *k, msa_kern_event *e)
+{
+    if (k && e)
+        k->ops->event_free(k, e);
+}
+
+msa_rc msa_kern_event_record(msa_kern *k, msa_kern_stream *st, msa_kern_event *e, msa_err *err)
+{
+    REFUSE_NULL(k);
+    if (!k->ops->event_new)
+        return k->ops->sync(k, st, err);
+    REFUSE_NULL(e);
+    return k->ops->event_record(k, st, e, err);
+}
+
+msa_rc msa_kern_event_wait(msa_kern *k, msa_kern_event *e, msa_err *err)
+{
+    REFUSE_NULL(k);
+    return e ? k->ops->event_wait(k, e, err) : MSA_OK;
+}
+
+msa_rc msa_kern_stream_wait(msa_kern *k, msa_kern_stream *st, msa_kern_event *e, msa_err *err)
+{
+    REFUSE_NULL(k);
+    return e ? k->ops->stream_wait(k, st, e, err) : MSA_OK;
+}
+
 msa_rc msa_kern_graph_begin(msa_kern *k, msa_kern_stream *st, int64_t key, msa_err *err)
 {
     REFUSE_NULL(k);

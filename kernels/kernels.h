@@ -49,6 +49,7 @@ const char *msa_dtype_name(msa_dtype t); /* "f32", "bf16", "f16", "i8" */
 
 typedef struct msa_kern msa_kern;
 typedef struct msa_kern_stream msa_kern_stream;
+typedef struct msa_kern_event msa_kern_event;
 typedef struct msa_kern_weight msa_kern_weight;
 
 /* ---- the backend ---------------------------------------------------------- */
@@ -112,6 +113,18 @@ msa_rc msa_kern_sync(msa_kern *k, msa_kern_stream *st, msa_err *err);
  * the pointers. Host memory that is not pinned makes the call wait. */
 msa_rc msa_kern_copy(msa_kern *k, msa_kern_stream *st, void *dst, const void *src, int64_t bytes,
                      msa_err *err);
+
+/* A mark in the order of a stream's operations: record sets it behind what is
+ * queued on st so far (a mark set before is forgotten), event_wait makes the host
+ * wait until the stream has come there, stream_wait what is queued on st from now
+ * on. Waiting for an event without a mark returns at once; a device fault before
+ * the mark is MSA_FATAL (MSA_E_UNAVAILABLE). None of them may stand in a recorded
+ * run. On backends that compute at once *out may be NULL, which all of them take. */
+msa_rc msa_kern_event_new(msa_kern *k, msa_kern_event **out, msa_err *err);
+void msa_kern_event_free(msa_kern *k, msa_kern_event *e);
+msa_rc msa_kern_event_record(msa_kern *k, msa_kern_stream *st, msa_kern_event *e, msa_err *err);
+msa_rc msa_kern_event_wait(msa_kern *k, msa_kern_event *e, msa_err *err);
+msa_rc msa_kern_stream_wait(msa_kern *k, msa_kern_stream *st, msa_kern_event *e, msa_err *err);
 
 /* A run of operations that is repeated with the same operations, shapes and device
  * pointers, while what its host arrays hold (borders, segments, cache lengths)

@@ -26,6 +26,13 @@ typedef struct msa_kern_ops {
     msa_rc (*copy)(msa_kern *k, msa_kern_stream *st, void *dst, const void *src, int64_t bytes,
                    msa_err *err);
 
+    /* NULL all of them: a record waits for its stream instead */
+    msa_rc (*event_new)(msa_kern *k, msa_kern_event **out, msa_err *err);
+    void (*event_free)(msa_kern *k, msa_kern_event *e);
+    msa_rc (*event_record)(msa_kern *k, msa_kern_stream *st, msa_kern_event *e, msa_err *err);
+    msa_rc (*event_wait)(msa_kern *k, msa_kern_event *e, msa_err *err);
+    msa_rc (*stream_wait)(msa_kern *k, msa_kern_stream *st, msa_kern_event *e, msa_err *err);
+
     /* NULL: operations compute at once, and there is nothing to record */
     msa_rc (*graph_begin)(msa_kern *k, msa_kern_stream *st, int64_t key, msa_err *err);
     msa_rc (*graph_end)(msa_kern *k, msa_kern_stream *st, msa_err *err);
