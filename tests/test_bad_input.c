@@ -22,6 +22,7 @@
 #include "ingest/worker_internal.h"
 #include "ingest/ingest.h"
 #include "tests/support_extract.h"
+#include "tests/support_fake_worker.h"
 #include "tests/support_ingest.h"
 #include "tests/support_pdf.h"
 
@@ -97,32 +98,6 @@ static bool holds(const char *path, const char *words)
 
 /* ---- a worker that does as the file's name says ---------------------------------- */
 
-static msa_buf said;
-static uint32_t said_seq;
-
-static void speak(void)
-{
-    for (int64_t at = 0; at < said.len;) {
-        ssize_t n = send(0, said.data + at, (size_t)(said.len - at), MSG_NOSIGNAL);
-        if (n <= 0)
-            _exit(9);
-        at += n;
-    }
-    said.len = 0;
-}
-
-static void say(const msa_event *ev)
-{
-    msa_frame_put_event(&said, said_seq++, ev);
-    speak();
-}
-
-static void say_frame(int type)
-{
-    msa_frame_put(&said, type, said_seq++, NULL, 0);
-    speak();
-}
-
 /* The file is `in`N/NAME beside this program, which is called fake_N. */
 static char *own_path(const char *self, const char *name)
 {
@@ -142,47 +117,28 @@ static void shrink(const char *self, const char *name, int64_t down_to)
     free(path);
 }
 
-static void fake_file(const msa_job *job, const char *self)
+static const char *fake_self;
+
+static void fake_file(const msa_job *job)
 {
     const char *name = strrchr(job->name, '/') + 1;
-    say(&(msa_event){.kind = MSA_EV_MEMBER_BEGIN, .name = name, .type = "text"});
+    msa_fake_begin(0, 0, name);
     if (strcmp(name, "crash.txt") == 0)
         abort();
     while (strcmp(name, "hang.txt") == 0)
         pause();
     if (strcmp(name, "once.txt") == 0)
-        shrink(self, name, 9);
+        shrink(fake_self, name, 9);
     if (strcmp(name, "always.txt") == 0)
-        shrink(self, name, 0);
-    const char *text = strcmp(name, "good.txt") == 0 ? "A good file.\n" : "It has changed.\n";
-    say(&(msa_event){.kind = MSA_EV_TEXT, .text = text, .n = (int64_t)strlen(text)});
-    say(&(msa_event){.kind = MSA_EV_MEMBER_END, .byte = -1});
-    say_frame(MSA_FRAME_DONE);
+        shrink(fake_self, name, 0);
+    msa_fake_text(strcmp(name, "good.txt") == 0 ? "A good file.\n" : "It has changed.\n");
+    msa_fake_end();
+    msa_fake_say_frame(MSA_FRAME_DONE);
 }
-
-static const char *fake_self;
 
 static int fake_worker(void)
 {
-    msa_buf b = {0};
-    uint32_t seq = 0;
-    msa_frame_put(&said, MSA_FRAME_HELLO, said_seq++, "rlimit", 6);
-    speak();
-    for (;;) {
-        msa_frame f;
-        msa_job job;
-        if (msa_frame_parse(b.data, b.len, seq, &f, NULL) == MSA_OK && msa_frame_get_job(&f, &job, NULL) == MSA_OK) {
-            fake_file(&job, fake_self);
-            b.len = 0;
-            seq++;
-            continue;
-        }
-        msa_buf_reserve(&b, 65536);
-        ssize_t n = recv(0, b.data + b.len, 65536, 0);
-        if (n <= 0)
-            return 0;
-        b.len += n;
-    }
+    return msa_fake_serve("rlimit", fake_file);
 }
 
 static void use_fake_worker(void)

@@ -22,54 +22,14 @@
 
 #include "ingest/worker_internal.h"
 #include "tests/support_extract.h"
+#include "tests/support_fake_worker.h"
 
 /* ---- the fake worker -------------------------------------------------------- */
 
-static msa_buf said;
-static uint32_t said_seq;
-
-static void speak(void)
-{
-    for (int64_t at = 0; at < said.len;) {
-        ssize_t n = send(0, said.data + at, (size_t)(said.len - at), MSG_NOSIGNAL);
-        if (n <= 0)
-            _exit(9);
-        at += n;
-    }
-    said.len = 0;
-}
-
-static void say(const msa_event *ev)
-{
-    msa_frame_put_event(&said, said_seq++, ev);
-    speak();
-}
-
-static void say_frame(int type)
-{
-    msa_frame_put(&said, type, said_seq++, NULL, 0);
-    speak();
-}
-
-static void say_begin(int64_t depth, int64_t ordinal, const char *name)
-{
-    say(&(msa_event){.kind = MSA_EV_MEMBER_BEGIN, .depth = depth, .ordinal = ordinal, .name = name, .type = "text"});
-}
-
-static void say_text(const char *s)
-{
-    say(&(msa_event){.kind = MSA_EV_TEXT, .text = s, .n = (int64_t)strlen(s)});
-}
-
-static void say_end(void)
-{
-    say(&(msa_event){.kind = MSA_EV_MEMBER_END, .byte = -1});
-}
-
 static void raw(const void *p, int64_t n)
 {
-    msa_buf_put(&said, p, n);
-    speak();
+    msa_buf_put(&msa_fake_said, p, n);
+    msa_fake_speak();
 }
 
 /* What the worker finds around itself, as text. */
@@ -91,7 +51,7 @@ static void say_surroundings(void)
              environ[0] ? environ[0] : "-", environ[0] && environ[1] ? environ[1] : "-", fds - 1, (long long)as.rlim_cur,
              (long long)core.rlim_cur, (long long)size.rlim_cur, files.rlim_cur < 100,
              prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), getpgrp() == getpid());
-    say_text(line);
+    msa_fake_text(line);
 }
 
 static const char *many(int64_t n)
@@ -120,8 +80,8 @@ static void fake_file(const msa_job *job)
     if (IS("die before a word"))
         _exit(3);
     if (IS("text first"))
-        say_text("x");
-    say_begin(0, 0, name);
+        msa_fake_text("x");
+    msa_fake_begin(0, 0, name);
     if (IS("say why and crash")) {
         fprintf(stderr, "it hurts \x1b[31mhere\n");
         crash();
@@ -138,28 +98,28 @@ static void fake_file(const msa_job *job)
     if (IS("garbage"))
         raw("GET / HTTP/1.0\r\n\r\n", 18);
     if (IS("huge frame")) {
-        msa_frame_put(&said, MSA_FRAME_BEAT, said_seq, NULL, 0);
-        memset(said.data + 12, 0xff, 4);
-        speak();
+        msa_frame_put(&msa_fake_said, MSA_FRAME_BEAT, msa_fake_seq, NULL, 0);
+        memset(msa_fake_said.data + 12, 0xff, 4);
+        msa_fake_speak();
         pause();
     }
     if (IS("bad utf-8"))
-        say_text("\xff");
+        msa_fake_text("\xff");
     if (IS("done too early"))
-        say_frame(MSA_FRAME_DONE);
+        msa_fake_say_frame(MSA_FRAME_DONE);
     if (IS("warn without end"))
         for (;;)
-            say(&(msa_event){.kind = MSA_EV_WARN, .code = "x", .text = "", .byte = -1});
+            msa_fake_say(&(msa_event){.kind = MSA_EV_WARN, .code = "x", .text = "", .byte = -1});
     if (IS("text without end"))
         for (;;)
-            say_text(many(65536));
-    say_text("some text");
+            msa_fake_text(many(65536));
+    msa_fake_text("some text");
     if (IS("crash"))
         crash();
     if (IS("crash once") && open(once, O_CREAT | O_EXCL | O_RDWR, 0600) >= 0)
         crash();
     if (IS("crash on page 7")) {
-        say(&(msa_event){.kind = MSA_EV_PAGE, .page = 7});
+        msa_fake_say(&(msa_event){.kind = MSA_EV_PAGE, .page = 7});
         crash();
     }
     if (IS("slow"))
@@ -171,48 +131,29 @@ static void fake_file(const msa_job *job)
             fprintf(stderr, "a warning of a library about nothing at all, again and again and again and again\n");
     if (IS("large")) {
         for (int i = 0; i < 96; i++)
-            say_text(many(1 << 20));
+            msa_fake_text(many(1 << 20));
     }
     for (int i = 0; i < 4 && (IS("archive") || IS("archive that hangs")); i++) {
         char path[16];
         bool bad = i == 1 || i == 2;
         snprintf(path, sizeof path, "%d=", i);
-        say_begin(1, i, "m");
+        msa_fake_begin(1, i, "m");
         if (bad && !strstr(job->skip, path)) {
             if (IS("archive that hangs"))
                 pause();
             crash();
         }
         if (!bad)
-            say_text("member");
-        say_end();
+            msa_fake_text("member");
+        msa_fake_end();
     }
-    say_end();
-    say_frame(MSA_FRAME_DONE);
+    msa_fake_end();
+    msa_fake_say_frame(MSA_FRAME_DONE);
 }
 
 static int fake_worker(void)
 {
-    msa_buf in = {0};
-    uint32_t seq = 0;
-    msa_frame_put(&said, MSA_FRAME_HELLO, said_seq++, "rlimit", strstr(self, "fake_mute") ? 0 : 6);
-    speak();
-    for (;;) {
-        msa_frame f;
-        msa_job job;
-        msa_rc rc = msa_frame_parse(in.data, in.len, seq, &f, NULL);
-        if (rc == MSA_OK && msa_frame_get_job(&f, &job, NULL) == MSA_OK) {
-            fake_file(&job);
-            in.len = 0;
-            seq++;
-            continue;
-        }
-        msa_buf_reserve(&in, 65536);
-        ssize_t n = recv(0, in.data + in.len, 65536, 0); /* the descriptor that comes along is dropped */
-        if (rc < 0 || n <= 0)
-            return 0;
-        in.len += n;
-    }
+    return msa_fake_serve(strstr(self, "fake_mute") ? NULL : "rlimit", fake_file);
 }
 
 static int fake_main(void)
