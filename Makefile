@@ -22,6 +22,18 @@ ARCH_avx512bf16 := $(ARCH_avx512) -mavx512bf16
 ARCH_avx2 := -mavx2 -mfma -mf16c
 arch = $(strip $(foreach a,avx512bf16 avx512 avx2,$(if $(filter %_$(a).c,$(1)),$(ARCH_$(a)))))
 
+# CUDA is built in when the variant says so: build/cuda, build/cuda-*. Compiled by
+# nvcc for Hopper; cuBLASLt is found at run time in the toolkit's folder or the
+# loader's usual path.
+CUDA := $(filter cuda cuda-%,$(VARIANT))
+NVCC ?= nvcc
+ifneq ($(CUDA),)
+CUDA_LIB := $(patsubst %/bin/nvcc,%/lib64,$(realpath $(shell command -v $(NVCC))))
+CUDA_LIBS := -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB):/usr/local/cuda/lib64 -Wl,--as-needed -lcublasLt -lcudart_static -ldl -lrt -lstdc++
+endif
+compile_cuda = $(NVCC) -std=c++17 -O3 -lineinfo -gencode=arch=compute_90a,code=sm_90a -Werror all-warnings \
+          -Xcompiler -Wall,-Wextra,-Werror,-fno-exceptions,-pthread -I. -MMD -MP $(NVCCFLAGS) -c $(1) -o $(2)
+
 FOLDERS := base kernels ingest ingest/extract engine jobs models
 # parsers of hostile files: linked into msa-extract and nothing else
 EXTRACT_PKGS := poppler-glib libarchive libseccomp libxml-2.0 icu-i18n icu-uc uchardet gmime-3.0
@@ -29,13 +41,14 @@ OCR := $(shell pkg-config --exists tesseract 2>/dev/null && echo tesseract)
 EXTRACT_PKGS += $(OCR)
 EXTRACT_CFLAGS = $(if $(filter ingest/extract/%,$(1)),$(shell pkg-config --cflags $(EXTRACT_PKGS)))
 EXTRACT_LIBS = $(shell pkg-config --libs $(EXTRACT_PKGS))
-LIBS := -ljansson -lpcre2-8 -lxxhash -lcrypto -lm
+LIBS := -ljansson -lpcre2-8 -lstemmer -lxxhash -lcrypto -lm
 
-compile = $(CC) -std=gnu11 -pthread $(WARN) $(OPT) $(if $(OCR),-DMSA_OCR) -I. -I$(B) -MMD -MP \
+compile = $(CC) -std=gnu11 -pthread $(WARN) $(OPT) $(if $(OCR),-DMSA_OCR) $(if $(CUDA),-DMSA_CUDA) -I. -I$(B) -MMD -MP \
           $(call arch,$(1)) $(call EXTRACT_CFLAGS,$(1)) $(CFLAGS) -c $(1) -o $(2)
-link = @echo "  link $@"; $(CC) -pthread $(OPT) $(LDFLAGS) -o $@ $^ $(1) $(LIBS)
+link = @echo "  link $@"; $(CC) -pthread $(OPT) $(LDFLAGS) -o $@ $^ $(1) $(LIBS) $(CUDA_LIBS)
 
-members = $(patsubst %.c,$(B)/%.o,$(filter-out %_main.c,$(wildcard $(1)/*.c)))
+members = $(patsubst %.c,$(B)/%.o,$(filter-out %_main.c,$(wildcard $(1)/*.c))) \
+          $(if $(CUDA),$(patsubst %.cu,$(B)/%.o,$(wildcard $(1)/*.cu)))
 lib = $(B)/$(1)/lib.a
 # link order runs against the data flow
 ENGINE_LIBS := $(foreach d,engine ingest kernels base,$(call lib,$(d)))
@@ -55,6 +68,10 @@ $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	@echo "  cc   $<"
 	@$(call compile,$<,$@)
+$(B)/%.o: %.cu
+	@mkdir -p $(@D)
+	@echo "  nvcc $<"
+	@$(call compile_cuda,$<,$@)
 
 # tables of letters, digits and normal forms, from the Unicode Character Database
 UNICODE_DATA ?= /usr/share/unicode
@@ -62,6 +79,10 @@ $(B)/ingest/unicode_tables.h: ingest/unicode_gen.py
 	@mkdir -p $(@D)
 	@python3 $< $(UNICODE_DATA) > $@.tmp && mv $@.tmp $@
 $(B)/ingest/unicode.o: $(B)/ingest/unicode_tables.h
+$(B)/ingest/fold_tables.h: ingest/fold_gen.py
+	@mkdir -p $(@D)
+	@python3 $< $(UNICODE_DATA) > $@.tmp && mv $@.tmp $@
+$(B)/ingest/fold.o: $(B)/ingest/fold_tables.h
 
 define library
 $(call lib,$(1)): $(call members,$(1))
@@ -94,12 +115,12 @@ $(B)/msa-gguf: $(B)/models/gguf_main.o $(MODELS_OBJS)
 
 $(B)/tests/%: $(B)/tests/%.o $(B)/tests/lib.a $(call lib,jobs) $(MODELS_OBJS) $(EXTRACT_OBJS)
 	@echo "  link $@"; $(CC) -pthread $(OPT) $(LDFLAGS) -o $@ $< -Wl,--start-group $(filter %.a,$^) -Wl,--end-group \
-	  -lcmocka -ldnnl $(EXTRACT_LIBS) $(LIBS)
+	  -Wl,--as-needed -lcmocka -ldnnl $(EXTRACT_LIBS) $(LIBS) $(CUDA_LIBS)
 
 # ---- setting up --------------------------------------------------------------
 
 DEBIAN_PACKAGES := gcc make pkg-config python3 python3-pip xz-utils zip \
-  libjansson-dev libpcre2-dev unicode-data libxxhash-dev libssl-dev libdnnl-dev liblzma-dev \
+  libjansson-dev libpcre2-dev libstemmer-dev unicode-data libxxhash-dev libssl-dev libdnnl-dev liblzma-dev \
   libpoppler-glib-dev libarchive-dev libseccomp-dev libxml2-dev libicu-dev libuchardet-dev libgmime-3.0-dev libtesseract-dev tesseract-ocr-eng libcmocka-dev
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -149,6 +170,22 @@ test-kill: all
 test-docs: all
 	@$(MAKE) --no-print-directory model
 	tests/docs_run.sh $(B) $(DIR)
+
+# what `make test-cuda` runs; lib/ is for machines that lack the shared libraries
+CUDA_RUNS := $(addprefix build/cuda/,msa-batch msa-golden $(patsubst %.c,%,$(wildcard tests/test_kernels.c tests/test_cuda*.c tests/bench_cuda*.c)))
+.PHONY: cuda cuda-runs test-cuda
+## make cuda         build the programs with CUDA in build/cuda (needs the CUDA toolkit, no GPU)
+cuda:
+	@command -v $(NVCC) >/dev/null || { \
+	  echo "make cuda: nvcc, the compiler of the CUDA toolkit (13.0 or later), is not on the PATH" >&2; exit 69; }
+	@$(MAKE) --no-print-directory VARIANT=cuda all cuda-runs
+cuda-runs: $(CUDA_RUNS)
+	@mkdir -p $(B)/lib && ldd $(CUDA_RUNS) | awk '$$2 == "=>" && $$3 ~ "^/"  { print $$3 }' | sort -u | \
+	  grep -vE '/lib(c|m|dl|rt|pthread|gcc_s|stdc\+\+|cublas|cublasLt|cudart)\.so' | xargs cp -Lu -t $(B)/lib
+
+## make test-cuda    what needs a GPU: every operation against the reference, golden cases, sanitizers
+test-cuda: cuda
+	@tests/test_cuda.sh build/cuda
 
 ## make bench        speed and memory, each figure beside its ceiling measured in the same run
 bench:

@@ -1,5 +1,5 @@
 /* The CUDA backend's own files: cuda.cu (device, memory, streams, arrays of
- * operations, recorded runs), cuda_linear.cu (cuBLASLt), cuda_rows.cu (operations
+ * operations), cuda_graph.cu (recorded runs), cuda_linear.cu (cuBLASLt), cuda_rows.cu (operations
  * on rows), cuda_attn.cu, cuda_route.cu, cuda_scan.cu, cuda_sample.cu.
  *
  * Host arrays of an operation (borders, segments, chunks) reach the device through
@@ -24,7 +24,7 @@ extern "C" {
 }
 
 struct msa_cuda_args_ring;   /* cuda.cu */
-struct msa_cuda_graphs;      /* cuda.cu */
+struct msa_cuda_graphs;      /* cuda_graph.cu */
 struct msa_cuda_algos;       /* cuda_linear.cu: products' plans by shape */
 
 struct msa_cuda {
@@ -93,6 +93,14 @@ bool msa_cuda_route_bytes(const msa_cuda *c, const msa_kern_shape *s, int64_t *b
 bool msa_cuda_scan_bytes(const msa_cuda *c, const msa_kern_shape *s, int64_t *bytes);
 bool msa_cuda_sample_bytes(const msa_cuda *c, const msa_kern_shape *s, int64_t *bytes);
 void msa_cuda_linear_close(msa_cuda *c);
+
+/* Recorded runs, for cuda.cu alone. */
+msa_rc msa_cuda_graphs_open(msa_cuda *c, msa_err *err);
+void msa_cuda_graphs_close(msa_cuda *c);
+msa_rc msa_cuda_run_args(msa_cuda *c, const void *host, int64_t bytes, void **dev, msa_err *err);
+msa_rc msa_cuda_graph_begin(msa_kern *k, msa_kern_stream *st, int64_t key, msa_err *err);
+msa_rc msa_cuda_graph_end(msa_kern *k, msa_kern_stream *st, msa_err *err);
+void msa_cuda_graph_clear(msa_kern *k);
 
 /* The operations, as kernels_internal.h has them: msa_cuda_OP for each OP of
  * msa_kern_ops. */

@@ -9,6 +9,9 @@
 #include "base/mem.h"
 
 static const msa_kern_backend backends[] = {
+#ifdef MSA_CUDA
+    {"cuda", msa_cuda_open},
+#endif
     {"cpu", msa_cpu_open},
     {"ref", msa_ref_open},
 };
@@ -106,7 +109,19 @@ const char *msa_dtype_name(msa_dtype t)
 
 const char *const *msa_kern_names(void)
 {
+#ifdef MSA_CUDA
+    /* every device has a name; without one, "cuda:0" says why when it is opened */
+    static const char *const all[] = {"cpu",    "ref",    "cuda:0", "cuda:1", "cuda:2", "cuda:3",
+                                      "cuda:4", "cuda:5", "cuda:6", "cuda:7", NULL};
+    static const char *names[sizeof all / sizeof *all];
+    enum { MAX_DEVICES = 8 };
+    int n = msa_cuda_count();
+    n = n < 1 ? 1 : n > MAX_DEVICES ? MAX_DEVICES : n;
+    memcpy(names, all, (size_t)(2 + n) * sizeof *all);
+    names[2 + n] = NULL;
+#else
     static const char *const names[] = {"cpu", "ref", NULL};
+#endif
     return names;
 }
 
@@ -118,8 +133,15 @@ msa_rc msa_kern_open(const char *name, const msa_kern_opts *opts, msa_kern **out
     *out = NULL;
     REFUSE(!storage_type(o.act), "the activation type must be f32 or bf16");
     REFUSE(o.n_threads < 0, "a negative number of threads");
-    if (strcmp(name, "auto") == 0)
-        name = backends[0].name;
+    if (strcmp(name, "auto") == 0) {
+        /* the first is the best; the one behind it always works */
+        msa_err why;
+        msa_err_init(&why);
+        msa_rc rc = backends[0].open(backends[0].name, &o, out, &why);
+        if (rc == MSA_OK || why.code != MSA_E_UNAVAILABLE)
+            return rc == MSA_OK ? rc : msa_err_set(err, rc, why.code, "%s", why.msg);
+        return backends[1].open(backends[1].name, &o, out, err);
+    }
     size_t stem = strcspn(name, ":");
     for (int i = 0; i < N_BACKENDS; i++)
         if (strlen(backends[i].name) == stem && strncmp(name, backends[i].name, stem) == 0)

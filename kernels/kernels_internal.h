@@ -122,6 +122,8 @@ typedef struct msa_kern_backend {
 
 msa_rc msa_ref_open(const char *name, const msa_kern_opts *opts, msa_kern **out, msa_err *err);
 msa_rc msa_cpu_open(const char *name, const msa_kern_opts *opts, msa_kern **out, msa_err *err);
+msa_rc msa_cuda_open(const char *name, const msa_kern_opts *opts, msa_kern **out, msa_err *err);
+int msa_cuda_count(void); /* devices that can be used; 0 also without a driver */
 
 /* ---- what the two CPU backends share (host.c) ------------------------------- */
 
