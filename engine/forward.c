@@ -1,15 +1,23 @@
 #include "engine/forward.h"
 
+#include <string.h>
+
 #include "base/mem.h"
 
-static msa_rc tensor(msa_model *m, int64_t rows, int64_t columns, int64_t size, void *out,
+static msa_rc memory(msa_model *m, int64_t rows, int64_t columns, int64_t size, msa_mem kind, void *out,
                      msa_err *err)
 {
     int64_t bytes;
     if (!msa_mul(rows, columns, &bytes) || !msa_mul(bytes, size, &bytes))
         return msa_err_set(err, MSA_FAILED, MSA_E_CONFIG, "activations of %lld rows overflow",
                            (long long)rows);
-    return msa_kern_alloc(m->kern, bytes, MSA_MEM_DEVICE, out, err);
+    return msa_kern_alloc(m->kern, bytes, kind, out, err);
+}
+
+static msa_rc tensor(msa_model *m, int64_t rows, int64_t columns, int64_t size, void *out,
+                     msa_err *err)
+{
+    return memory(m, rows, columns, size, MSA_MEM_DEVICE, out, err);
 }
 
 bool msa_forward_bytes(const msa_config *c, msa_dtype act, int64_t rows, int64_t *bytes)
@@ -50,6 +58,14 @@ msa_rc msa_forward_new(msa_model *m, int64_t rows, msa_forward *f, msa_err *err)
         rc = tensor(m, rows, 2 * c->I, act, &f->gate_up, err);
     if (rc == MSA_OK)
         rc = tensor(m, rows, c->I, act, &f->mlp, err);
+    for (int i = 0; rc == MSA_OK && i < 2; i++) {
+        msa_forward_sent *s = &f->sent[i];
+        rc = memory(m, rows, 1, sizeof *s->ids, MSA_MEM_PINNED, &s->ids, err);
+        if (rc == MSA_OK)
+            rc = memory(m, rows, 1, sizeof *s->pos, MSA_MEM_PINNED, &s->pos, err);
+        if (rc == MSA_OK)
+            rc = msa_kern_event_new(m->kern, &s->gone, err);
+    }
     if (rc < 0)
         msa_forward_free(m, f);
     return rc;
@@ -60,6 +76,11 @@ void msa_forward_free(msa_model *m, msa_forward *f)
     void *all[] = {f->ids, f->pos, f->x, f->xn, f->qkv, f->att, f->gate_up, f->mlp};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         msa_kern_free(m->kern, all[i], MSA_MEM_DEVICE);
+    for (int i = 0; i < 2; i++) {
+        msa_kern_free(m->kern, f->sent[i].ids, MSA_MEM_PINNED);
+        msa_kern_free(m->kern, f->sent[i].pos, MSA_MEM_PINNED);
+        msa_kern_event_free(m->kern, f->sent[i].gone);
+    }
     *f = (msa_forward){0};
 }
 
@@ -74,9 +95,20 @@ msa_rc msa_forward_embed(msa_model *m, msa_forward *f, const int32_t *ids, const
             return msa_err_set(err, MSA_FAILED, MSA_E_DATA,
                                "token %d is outside the vocabulary of %lld", (int)ids[i],
                                (long long)m->config.V);
-    msa_rc rc = msa_kern_copy(m->kern, NULL, f->ids, ids, M * (int64_t)sizeof *ids, err);
+    if (M == 0)
+        return MSA_OK;
+    msa_forward_sent *s = &f->sent[f->turn];
+    msa_rc rc = msa_kern_event_wait(m->kern, s->gone, err);
+    if (rc < 0)
+        return rc;
+    f->turn = !f->turn;
+    memcpy(s->ids, ids, (size_t)M * sizeof *ids);
+    memcpy(s->pos, pos, (size_t)M * sizeof *pos);
+    rc = msa_kern_copy(m->kern, NULL, f->ids, s->ids, M * (int64_t)sizeof *ids, err);
     if (rc == MSA_OK)
-        rc = msa_kern_copy(m->kern, NULL, f->pos, pos, M * (int64_t)sizeof *pos, err);
+        rc = msa_kern_copy(m->kern, NULL, f->pos, s->pos, M * (int64_t)sizeof *pos, err);
+    if (rc == MSA_OK)
+        rc = msa_kern_event_record(m->kern, NULL, s->gone, err);
     if (rc == MSA_OK)
         rc = msa_kern_embed(m->kern, NULL, m->embed, f->ids, M, f->x, err);
     return rc;

@@ -5,9 +5,18 @@
 
 #include "engine/model_internal.h"
 
+/* Ids and positions of one pass on their way to the device. */
+typedef struct msa_forward_sent {
+    int32_t *ids;           /* [rows] pinned */
+    int64_t *pos;           /* [rows] pinned */
+    msa_kern_event *gone;   /* both may be overwritten */
+} msa_forward_sent;
+
 /* Activations of up to `rows` tokens, device memory of the model's backend. */
 typedef struct msa_forward {
     int64_t rows;
+    msa_forward_sent sent[2]; /* used in turn, so that a pass can be queued behind another */
+    int turn;
     int32_t *ids;    /* [rows] */
     int64_t *pos;    /* [rows] */
     float *x;        /* [rows, E] residual stream, f32 */
@@ -21,12 +30,14 @@ typedef struct msa_forward {
 /* Allocates, and reserves the kernels' scratch for `rows` rows of this model;
  * max_seq and the shapes of routing are the caller's to reserve. */
 msa_rc msa_forward_new(msa_model *m, int64_t rows, msa_forward *f, msa_err *err);
-/* What that allocates, without the kernels' scratch; false when it overflows. */
+/* What that allocates on the device, without the kernels' scratch; false when it
+ * overflows. */
 bool msa_forward_bytes(const msa_config *c, msa_dtype act, int64_t rows, int64_t *bytes);
 void msa_forward_free(msa_model *m, msa_forward *f);
 
 /* x = embeddings of ids [M] (host, each checked against the vocabulary:
- * MSA_FAILED, MSA_E_DATA); pos [M] (host) are kept for RoPE. */
+ * MSA_FAILED, MSA_E_DATA); pos [M] (host) are kept for RoPE. Both are read before
+ * it returns; it waits for the pass before last to have taken its own. */
 msa_rc msa_forward_embed(msa_model *m, msa_forward *f, const int32_t *ids, const int64_t *pos,
                          int64_t M, msa_err *err);
 /* xn = RMSNorm(x); qkv = its projections, q and k normed (Qwen3) and rotated. */
