@@ -8,9 +8,10 @@
  * of very short documents closes early, so that pooled rows need not be
  * reserved for one token a chunk. */
 int64_t msa_prefill_batch_chunks(const msa_config *c, int64_t rows);
-/* Bytes of the pooled rows of a batch; false when they overflow. */
+/* Bytes of the pooled rows of a batch: those of a layer twice, so that one set
+ * leaves while the other is filled; false when they overflow. */
 bool msa_prefill_pool_bytes(const msa_config *c, msa_dtype act, int64_t rows, int64_t *bytes);
-/* Bytes of the host's staging of one extent. */
+/* Bytes of the host's staging: of an extent that is computed and one that is written. */
 bool msa_prefill_stage_bytes(const msa_config *c, int64_t extent_chunks, int64_t *bytes);
 
 #define MSA_PREFILL_EXTENT_CHUNKS 2048
