@@ -280,7 +280,7 @@ static const int TOP_THREADS = 512, TOP_WARPS = TOP_THREADS / 32, HELD = 32;
 static const int64_t PART = TOP_THREADS * HELD, MOST = 1024;
 
 struct offered {
-    const msa_kern_best *list;   /* [B, n_list], then */
+    const msa_kern_best *list;   /* [B, n_list] and */
     int64_t n_list;
     const float *scores;         /* [B, n] */
     const int64_t *ids;
@@ -288,6 +288,15 @@ struct offered {
     int64_t n;
     const msa_kern_best *behind; /* NULL, or of question b behind[b * behind_stride] */
     int64_t behind_stride;
+};
+
+/* One part: places 0..n-1 of a list or of documents. */
+struct top_part {
+    const msa_kern_best *list;   /* NULL: documents */
+    const float *scores;
+    const int64_t *ids;
+    const uint8_t *alive;
+    int n;
 };
 
 static __device__ bool before(msa_kern_best a, msa_kern_best b)
@@ -306,51 +315,76 @@ static __device__ uint32_t sortable(float score)
     return u >> 31 ? ~u : u | 1u << 31;
 }
 
-static __device__ int64_t id_of(const offered &o, int64_t b, int64_t e)
+static __host__ __device__ int64_t parts_of(int64_t n) { return (n + PART - 1) / PART; }
+
+static __device__ top_part part_at(const offered &o, int64_t b, int64_t part)
 {
-    return e < o.n_list ? o.list[b * o.n_list + e].doc : o.ids[e - o.n_list];
+    const int64_t lists = parts_of(o.n_list), at = (part < lists ? part : part - lists) * PART;
+    const int64_t left = (part < lists ? o.n_list : o.n) - at;
+    const int n = (int)(left < PART ? left : PART);
+    if (part < lists)
+        return {o.list + b * o.n_list + at, NULL, NULL, NULL, n};
+    return {NULL, o.scores + b * o.n + at, o.ids + at, o.alive ? o.alive + at : NULL, n};
 }
 
-static __device__ float score_of(const offered &o, int64_t b, int64_t e)
+static __device__ msa_kern_best entry_at(const top_part &p, int place)
 {
-    return *(e < o.n_list ? &o.list[b * o.n_list + e].score : &o.scores[b * o.n + e - o.n_list]);
+    return p.list ? p.list[place] : msa_kern_best{p.scores[place], 0, p.ids[place]};
 }
 
-/* The places of a thread: every TOP_THREADS-th from `first`. A key of 0: nothing to
- * choose there. Loads that most calls need come first and together. */
-static __device__ void load_keys(const offered &o, int64_t b, int64_t first, uint32_t *key)
+/* The places of a thread are every TOP_THREADS-th from its own number on. Bit i of a
+ * set stands for its place i, so that code which few places need is not there HELD
+ * times. */
+#define EACH_PLACE(i) _Pragma("unroll") for (int i = 0; i < HELD; i++)
+
+static __device__ int next_place(uint32_t *set)
 {
-    const int64_t n = o.n_list + o.n;
-#pragma unroll
-    for (int i = 0; i < HELD; i++) {
-        const int64_t e = first + i * TOP_THREADS;
-        key[i] = sortable(e < n ? score_of(o, b, e) : CUDART_NAN_F);
-    }
-    if (o.alive) {
-#pragma unroll
-        for (int i = 0; i < HELD; i++) {
-            const int64_t e = first + i * TOP_THREADS;
-            if (e >= o.n_list && e < n && !o.alive[e - o.n_list])
-                key[i] = 0;
+    const int i = __ffs((int)*set) - 1;
+    *set &= *set - 1;
+    return i * TOP_THREADS + (int)threadIdx.x;
+}
+
+/* A key of 0: nothing to choose there. Loads have no conditions (places past the end
+ * read the last one), so that they go out together. */
+static __device__ void load_keys(const top_part &p, uint32_t *key)
+{
+    uint32_t here = 0;
+    EACH_PLACE(i)
+        here |= (uint32_t)(i * TOP_THREADS + (int)threadIdx.x < p.n) << i;
+    if (p.list) {
+        uint32_t set = 0;
+        EACH_PLACE(i)
+            set |= (uint32_t)(p.list[min(i * TOP_THREADS + (int)threadIdx.x, p.n - 1)].doc >= 0) << i;
+        here &= set;
+        EACH_PLACE(i)
+            key[i] = sortable(p.list[min(i * TOP_THREADS + (int)threadIdx.x, p.n - 1)].score);
+    } else {
+        if (p.alive) {
+            uint32_t set = 0;
+            EACH_PLACE(i)
+                set |= (uint32_t)(p.alive[min(i * TOP_THREADS + (int)threadIdx.x, p.n - 1)] != 0) << i;
+            here &= set;
         }
+        EACH_PLACE(i)
+            key[i] = sortable(p.scores[min(i * TOP_THREADS + (int)threadIdx.x, p.n - 1)]);
     }
-    if (first < o.n_list) {
-#pragma unroll
-        for (int i = 0; i < HELD; i++) {
-            const int64_t e = first + i * TOP_THREADS;
-            if (e < o.n_list && o.list[b * o.n_list + e].doc < 0)
-                key[i] = 0;
-        }
+    EACH_PLACE(i)
+        key[i] = here >> i & 1 ? key[i] : 0;
+}
+
+/* Forgets what does not stand behind `last`. */
+static __device__ void drop_taken(const top_part &p, msa_kern_best last, uint32_t *key)
+{
+    uint32_t set = 0, keep = 0;
+    EACH_PLACE(i)
+        set |= (uint32_t)(key[i] != 0) << i;
+    while (set && last.doc >= 0) {
+        const uint32_t bit = set & -set;
+        if (before(last, entry_at(p, next_place(&set))))
+            keep |= bit;
     }
-    if (o.behind) {
-        const msa_kern_best last = o.behind[b * o.behind_stride];
-#pragma unroll
-        for (int i = 0; i < HELD; i++) {
-            const int64_t e = first + i * TOP_THREADS;
-            if (key[i] && (last.doc < 0 || !before(last, {score_of(o, b, e), 0, id_of(o, b, e)})))
-                key[i] = 0;
-        }
-    }
+    EACH_PLACE(i)
+        key[i] = keep >> i & 1 ? key[i] : 0;
 }
 
 /* The sum over the block; sums [2, TOP_WARPS] is used in turns, so one barrier is
@@ -378,10 +412,12 @@ choose(const __grid_constant__ offered o, int64_t parts, int k, bool sorted, msa
     __shared__ unsigned sums[2 * TOP_WARPS];
     __shared__ int taken;
     const int64_t b = blockIdx.x / parts, part = blockIdx.x % parts;
-    const int64_t first = part * PART + threadIdx.x;
+    const top_part p = part_at(o, b, part);
     int turn = 0;
     uint32_t key[HELD];
-    load_keys(o, b, first, key);
+    load_keys(p, key);
+    if (o.behind)
+        drop_taken(p, o.behind[b * o.behind_stride], key);
 
     /* the largest number that k keys reach; 0 if fewer than k are there at all */
     uint32_t least = 0;
@@ -389,8 +425,7 @@ choose(const __grid_constant__ offered o, int64_t parts, int k, bool sorted, msa
     for (int bit = 31; bit >= 0 && reach != k; bit--) {
         const uint32_t want = least | 1u << bit;
         unsigned n = 0;
-#pragma unroll
-        for (int i = 0; i < HELD; i++)
+        EACH_PLACE(i)
             n += key[i] >= want;
         const int all = block_sum(n, sums, &turn);
         if (all >= k) {
@@ -398,22 +433,21 @@ choose(const __grid_constant__ offered o, int64_t parts, int k, bool sorted, msa
             reach = all;
         }
     }
+    uint32_t above = 0, ties = 0;
+    EACH_PLACE(i) {
+        above |= (uint32_t)(key[i] > least) << i;
+        ties |= (uint32_t)(key[i] == least && least > 0) << i;
+    }
     /* more of them than places: the smallest ids, so the largest complements */
     uint64_t least_id = 0;
     if (reach > k) {
-        unsigned n = 0;
-#pragma unroll
-        for (int i = 0; i < HELD; i++)
-            n += key[i] > least;
-        const int places = k - block_sum(n, sums, &turn);
+        const int places = k - block_sum(__popc(above), sums, &turn);
         int reach_id = 0;
         for (int bit = 63; bit >= 0 && reach_id != places; bit--) {
             const uint64_t want = least_id | (uint64_t)1 << bit;
-            n = 0;
-#pragma unroll
-            for (int i = 0; i < HELD; i++)
-                if (key[i] == least)
-                    n += ~(uint64_t)id_of(o, b, first + i * TOP_THREADS) >= want;
+            unsigned n = 0;
+            for (uint32_t set = ties; set;)
+                n += ~(uint64_t)entry_at(p, next_place(&set)).doc >= want;
             const int all = block_sum(n, sums, &turn);
             if (all >= places) {
                 least_id = want;
@@ -424,20 +458,17 @@ choose(const __grid_constant__ offered o, int64_t parts, int k, bool sorted, msa
 
     if (threadIdx.x == 0)
         taken = 0;
-    /* what only just reaches both bounds comes last: it may stand there more than once */
+    /* ties on both bounds come last: the same document may stand there twice */
     for (int last = 0; last < 2; last++) {
         __syncthreads();
-#pragma unroll
-        for (int i = 0; i < HELD; i++) {
-            if (key[i] == 0 || key[i] < least)
-                continue;
-            const int64_t e = first + i * TOP_THREADS, id = id_of(o, b, e);
-            const bool tie = key[i] == least && ~(uint64_t)id <= least_id;
-            if (tie != last || (tie && ~(uint64_t)id < least_id))
+        for (uint32_t set = last ? ties : above | ties; set;) {
+            const bool tie = ties & set & -set;
+            const msa_kern_best e = entry_at(p, next_place(&set));
+            if (tie && (last ? ~(uint64_t)e.doc != least_id : ~(uint64_t)e.doc <= least_id))
                 continue;
             const int at = atomicAdd(&taken, 1);
             if (at < k)
-                chosen[at] = {score_of(o, b, e), 0, id};
+                chosen[at] = e;
         }
     }
     __syncthreads();
@@ -467,8 +498,6 @@ choose(const __grid_constant__ offered o, int64_t parts, int k, bool sorted, msa
         out[b * out_stride + part * k + i] = chosen[i];
 }
 
-static int64_t parts_of(int64_t n) { return (n + PART - 1) / PART; }
-
 /* Entries of the two buffers between rounds, and of the copy that a list longer than
  * MOST is built in. None falls when an argument grows. */
 struct top_room {
@@ -477,13 +506,13 @@ struct top_room {
 
 static bool top_entries(int64_t B, int64_t N, int64_t K, top_room *r)
 {
-    *r = (top_room){0, 0, 0};
     int64_t n;
-    if (!msa_add(N, K, &n) || !msa_add(n, PART, &n))
+    if (!msa_add(N, K, &n) || !msa_add(n, 2 * PART, &n))
         return false;
-    const int64_t k = K < MOST ? K : MOST, parts = parts_of(n - PART), again = parts_of(parts * k);
-    return (parts <= 1 || msa_mul(B, parts * k, &r->first)) &&
-           (again <= 1 || msa_mul(B, again * k, &r->second)) && (K <= MOST || msa_mul(B, K, &r->whole));
+    const int64_t k = K < MOST ? K : MOST, parts = parts_of(K) + parts_of(N);
+    *r = (top_room){0, 0, 0};
+    return msa_mul(B, parts * k, &r->first) && msa_mul(B, parts_of(parts * k) * k, &r->second) &&
+           (K <= MOST || msa_mul(B, K, &r->whole));
 }
 
 bool msa_cuda_route_bytes(const msa_cuda *c, const msa_kern_shape *s, int64_t *bytes)
@@ -508,7 +537,7 @@ msa_rc msa_cuda_topk_merge(msa_kern *k, msa_kern_stream *st, const float *scores
     for (int64_t done = 0; done < K; done += MOST) {
         const int64_t now = K - done < MOST ? K - done : MOST;
         offered o = {best, K, scores, ids, alive, N, done ? result + done - 1 : NULL, K};
-        int64_t parts = parts_of(K + N);
+        int64_t parts = parts_of(K) + parts_of(N);
         msa_kern_best *to = first, *next = second;
         while (parts > 1) {
             choose<<<(unsigned)(B * parts), TOP_THREADS, 0, s>>>(o, parts, (int)now, false, to,
