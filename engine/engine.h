@@ -254,24 +254,54 @@ msa_rc msa_route_run(msa_model *m, msa_bank *b, const msa_question *qs, int64_t 
 
 /* ---- plan ------------------------------------------------------------------------ */
 
+/* Where a bank's rows are while questions are answered. A backend that works in
+ * host memory reads both in place in the mapped file. */
+typedef enum msa_keys_place {
+    MSA_KEYS_FILE,        /* mapped file, in place */
+    MSA_KEYS_EXACT,       /* device */
+    MSA_KEYS_I8_EXACT,    /* device, in 8 bits for the scan; exact rows beside them score the best again */
+    MSA_KEYS_I8           /* device, in 8 bits; exact rows of the best come from the mapped file */
+} msa_keys_place;
+typedef enum msa_content_place {
+    MSA_CONTENT_FILE,     /* mapped file: in place, or (a device) not attended to */
+    MSA_CONTENT_EXACT,    /* device */
+    MSA_CONTENT_I8,       /* device, in 8 bits */
+    MSA_CONTENT_PINNED,   /* pinned host memory, read in place by the device */
+    MSA_CONTENT_STAGED    /* mapped file; rows of attended documents are copied to the device */
+} msa_content_place;
+
+typedef struct msa_tiers {
+    msa_keys_place keys;
+    msa_content_place content;
+    int64_t key_bytes;       /* router keys where `keys` says, both kinds of them */
+    int64_t content_bytes;   /* K and V where `content` says */
+    int64_t table_bytes;     /* device: which chunks are a document's, ids, tombstones */
+    int64_t attended_bytes;  /* device: rows of attended documents (STAGED), typical lengths */
+    int64_t ring_bytes;      /* pinned memory that rows are loaded through, and as much on the device */
+    int64_t device_bytes, host_bytes; /* all of the above by where it is; 0 where the file is read */
+} msa_tiers;
+
 typedef struct msa_plan_in {
     const msa_config *config;
     int64_t weight_bytes;
     int64_t n_chunks, n_docs;     /* documents and chunks the bank will hold */
     msa_dtype bank_dtype, compute;
     int64_t max_batch, max_context;
+    bool text_only;               /* chosen documents are read as text, never attended to */
 } msa_plan_in;
 typedef struct msa_plan {
     int64_t weights_bytes;         /* device */
     int64_t router_key_bytes;      /* device tier; on a CPU: mapped file */
     int64_t content_bytes;         /* K and V: host tier or mapped file */
     int64_t bank_file_bytes;       /* on disk */
-    int64_t scratch_bytes;         /* device: activations, caches, scan */
+    int64_t scratch_bytes;         /* device: activations, caches, scan, and what stays free */
     int64_t staging_bytes;         /* pinned host memory: the extent being prefilled */
+    msa_tiers tiers;               /* where rows are to go; the smallest arrangement when none fits */
 } msa_plan;
 /* Allocates nothing. Scratch is that of prefill or of answering, whichever is
  * more: they do not run at the same time. max_batch and max_context 0: those of
- * msa_answerer_opts. MSA_FAILED, MSA_E_CONFIG when a product overflows. */
+ * msa_answerer_opts. What is free is asked of k, whose weights are not loaded
+ * unless weight_bytes is 0. MSA_FAILED, MSA_E_CONFIG when a product overflows. */
 msa_rc msa_engine_plan(msa_kern *k, const msa_plan_in *in, msa_plan *out, msa_err *err);
 
 #endif

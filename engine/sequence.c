@@ -20,7 +20,7 @@ struct msa_seqs {
     const msa_bank *bank;
     msa_scan *scan;
     msa_seqs_opts o;
-    msa_dtype act, bank_dtype;
+    msa_dtype act;
     int64_t kv_row;         /* bytes of one K (or V) row of a cache */
 
     /* device */
@@ -51,6 +51,8 @@ struct msa_seqs {
     msa_kern_cache *caches; /* [slots] */
     msa_kern_seg *segs;     /* [slots * (attend + 1)] of one layer */
     int64_t n_logits;
+    msa_rc attended;        /* < 0: rows to attend to were not to be had; the next pass says why */
+    msa_err why;
 };
 
 /* ---- life --------------------------------------------------------------------- */
@@ -175,7 +177,7 @@ msa_rc msa_seqs_new(msa_model *m, const msa_bank *b, const msa_seqs_opts *opts, 
     s->o = *opts;
     s->o.head = NULL;
     s->act = info.act;
-    s->bank_dtype = msa_bank_dtype(b);
+    msa_err_init(&s->why);
     s->kv_row = c->G * c->D * msa_dtype_bytes(s->act);
 
     msa_kern_shape shape = {.rows = opts->rows, .E = c->E, .H = c->H, .G = c->G, .D = c->D,
@@ -188,9 +190,11 @@ msa_rc msa_seqs_new(msa_model *m, const msa_bank *b, const msa_seqs_opts *opts, 
     if (rc >= 0)
         rc = msa_kern_reserve(m->kern, &shape, false, NULL, err);
     if (rc >= 0)
-        rc = msa_scan_new(m, b, &(msa_scan_opts){opts->slots, opts->rows, opts->top_k}, &s->scan, err);
-    if (rc >= 0)
         rc = alloc_device(s, err);
+    /* the bank takes what device memory is left */
+    if (rc >= 0)
+        rc = msa_scan_new(m, b, &(msa_scan_opts){opts->slots, opts->rows, opts->top_k, opts->attend > 0},
+                          &s->scan, err);
     if (rc >= 0)
         rc = alloc_host(s, err);
     if (rc >= 0)
@@ -233,24 +237,13 @@ static int by_id(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Points m at the rows of docs [n] in a router layer; docs are sorted in place,
- * so that segments stand in the order of the bank. */
-static void set_segments(msa_seqs *s, memory *m, int64_t router, int64_t *docs, int64_t n)
+/* Points a slot's memory at the rows of docs [n] in a router layer; docs are sorted
+ * in place, so that segments stand in the order of the bank. */
+static msa_rc set_segments(msa_seqs *s, int64_t slot, int64_t router, int64_t *docs, int64_t n, msa_err *err)
 {
-    const int64_t W = s->model->config.G * s->model->config.D;
-    const int64_t size = msa_dtype_bytes(s->bank_dtype);
+    memory *m = memory_of(s, slot, router);
     qsort(docs, (size_t)n, sizeof *docs, by_id);
-    m->n_segs = 0;
-    for (int64_t i = 0; i < n; i++) {
-        int64_t extent, chunk, count;
-        if (!msa_bank_find(s->bank, docs[i], &extent, &chunk, &count))
-            continue;
-        msa_bank_extent e;
-        msa_bank_extent_get(s->bank, extent, &e);
-        const char *kv = (const char *)e.kv[router] + chunk * 2 * W * size;
-        m->segs[m->n_segs++] = (msa_kern_seg){.k = kv, .v = kv + W * size, .n_rows = count,
-                                              .stride = 2 * W, .dtype = s->bank_dtype};
-    }
+    return msa_tier_attend(msa_scan_tier(s->scan), slot, router, docs, n, m->segs, &m->n_segs, err);
 }
 
 /* Takes one best list of a scan over as the slot's. */
@@ -272,10 +265,10 @@ const msa_kern_best *msa_seqs_routed(const msa_seqs *s, int64_t slot, int64_t ro
 
 void msa_seqs_attend(msa_seqs *s, int64_t slot, const int64_t *docs, int64_t n)
 {
-    for (int64_t r = 0; r < s->model->config.n_router; r++) {
+    for (int64_t r = 0; s->attended >= 0 && r < s->model->config.n_router; r++) {
         if (n > 0)
             memcpy(s->docs, docs, (size_t)n * sizeof *docs);
-        set_segments(s, memory_of(s, slot, r), r, s->docs, n);
+        s->attended = set_segments(s, slot, r, s->docs, n, &s->why);
     }
 }
 
@@ -398,7 +391,7 @@ static msa_rc route_layer(msa_seqs *s, const pass *p, const msa_layer *l, msa_er
         set_routed(m, s->best + i * K, s->order[i]->top_k);
         for (int64_t j = 0; j < m->n_routed; j++)
             s->docs[j] = m->routed[j].doc;
-        set_segments(s, m, l->router, s->docs, m->n_routed);
+        rc = set_segments(s, s->order[i]->slot, l->router, s->docs, m->n_routed, err);
     }
     return rc;
 }
@@ -460,6 +453,8 @@ msa_rc msa_seqs_run(msa_seqs *s, const msa_seq_rows *items, int64_t n, msa_err *
     const int64_t width = msa_kern_route_width(&c->route);
     pass p;
     s->n_logits = 0;
+    if (s->attended < 0)
+        return msa_err_set(err, s->attended, s->why.code, "%s", s->why.msg);
     msa_rc rc = plan(s, items, n, &p, err);
     if (rc < 0 || n == 0)
         return rc;

@@ -78,7 +78,8 @@ msa_rc msa_seqs_sample(msa_seqs *s, const msa_kern_sample *params, int32_t *out,
 const msa_kern_best *msa_seqs_routed(const msa_seqs *s, int64_t slot, int64_t router, int64_t *n);
 
 /* The slot's memory becomes these documents in every router layer (n <= attend;
- * ids that are not in the bank or are withdrawn are left out). n = 0: none. */
+ * ids that are not in the bank or are withdrawn are left out). n = 0: none. Rows
+ * that cannot be had (no memory for them on the device) fail the next pass. */
 void msa_seqs_attend(msa_seqs *s, int64_t slot, const int64_t *docs, int64_t n);
 
 /* Keys and values of the template head in a layer: [n_head, G, D] act, device. */

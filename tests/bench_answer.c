@@ -169,7 +169,7 @@ static msa_rc scan(msa_model *m, msa_bank *b, int64_t batch, double bytes_s, msa
     for (int64_t i = 0; i <= batch; i++)
         q_start[i] = i * TOKENS;
     if (rc >= 0)
-        rc = msa_scan_new(m, b, &(msa_scan_opts){batch, T, 16}, &s, err);
+        rc = msa_scan_new(m, b, &(msa_scan_opts){.queries = batch, .tokens = T, .top_k = 16}, &s, err);
     double best = 0;
     for (int i = 0; rc >= 0 && i < 6; i++) {
         double from = msa_seconds();

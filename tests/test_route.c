@@ -73,7 +73,7 @@ static void open_fixture(fixture *f, const char *backend, msa_reduce head, msa_r
         for (int64_t i = 0; i < B * T * f->width; i++)
             f->q[r][i] = msa_test_uniform(&seed);
     }
-    if (msa_scan_new(f->m, f->b, &(msa_scan_opts){B, B * T, N_DOCS}, &f->s, &err) != MSA_OK)
+    if (msa_scan_new(f->m, f->b, &(msa_scan_opts){.queries = B, .tokens = B * T, .top_k = N_DOCS}, &f->s, &err) != MSA_OK)
         fail_msg("%s", err.msg);
 }
 
