@@ -1,0 +1,476 @@
+#!/usr/bin/env python3
+"""Trains low-rank updates of the base and its routers, for routing and answering,
+on one GPU, within a given time, and measures what came of it.
+
+    python3 lora.py --weights w1 w2 d1 --data d1 --routers models/templates/adapter.safetensors --out OUT --seconds 560
+
+OUT gets adapter.0 and adapter.1 (safetensors, float16), metrics.json, log.csv,
+loss.png. --smoke runs all of it in a minute or two without a GPU, to no purpose
+but to see that it runs."""
+import os
+
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+import argparse
+import csv
+import json
+import math
+import time
+import traceback
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+import lora_eval
+from common import LAYERS as ROUTER_LAYERS, P
+from lora_data import Data
+from lora_model import LAYERS, NAMES, Model, Packed, Routers, tensors
+
+# shares of a step's questions, in blocks of one set: passages of one kind are told apart
+MIX = {"squad_train_part": 0.20, "nq_qed_train": 0.18, "squad_train_sentences": 0.11, "cuad": 0.13, "medquad": 0.08,
+       "hybridqa_ottqa": 0.08, "bioasq_6b-8b_golden": 0.05, "pubmedqa_train": 0.02, "multihop": 0.03, "sentences": 0.12}
+# shares of the questions that are answered
+LEARN = {"squad_train_part": 0.34, "nq_qed_train": 0.24, "cuad": 0.12, "hybridqa_ottqa": 0.05, "medquad": 0.05,
+         "bioasq_6b-8b_golden": 0.05, "pubmedqa_train": 0.01, "multihop": 0.03, "covidqa": 0.04, "selqa_dev": 0.01,
+         "tatqa_dev": 0.03, "wikitablequestions_train": 0.03}
+MULTIHOP = ("hotpotqa_train_100", "musique_train_300", "2wiki_train_500")
+SENTENCES = {"wikipedia_ottqa": 0.4, "dc_law": 0.2, "tech_docs": 0.05, "cuad": 0.2, "nq_qed_train": 0.15}
+
+FULL = {"batch": 256, "block": 64, "answers": 48, "plain": 24, "plain_length": 256, "plain_kept": 1536, "cap": 384,
+        "evidence_cap": 400, "mine_at": (0.25, 0.6), "asked": 320, "heldout_plain": 400, "checkpoint": 60}
+SMOKE = {"batch": 8, "block": 4, "answers": 2, "plain": 2, "plain_length": 32, "plain_kept": 4, "cap": 48,
+         "evidence_cap": 40, "mine_at": (0.3,), "asked": 6, "heldout_plain": 4, "checkpoint": 5}
+RANK, SCALE = 32, 2.0
+RATE_A, RATE_ROUTER, RATE_SCALAR = 5e-4, 5e-4, 5e-3
+NONE_SHARE = 0.24      # answers that are not in the evidence
+KEPT = 64              # logits kept of the base on plain text
+
+
+class Trainer:
+    def __init__(self, a, c):
+        self.c, self.out, self.began = c, a.out, time.time()
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.rng = np.random.default_rng(a.seed)
+        torch.manual_seed(a.seed)
+        self.data = Data(a.data)
+        with open(os.path.join(a.data, "weights.json")) as f:
+            table = json.load(f)
+        blob = b"".join(open(os.path.join(w, f"weights.{i}"), "rb").read() for i, w in enumerate(a.weights))
+        self.say(f"data: {len(self.data.q_set)} questions, {len(self.data.p_set)} passages; {len(blob)} bytes of weights")
+        self.model = Model(tensors(table, blob), self.device, RANK, SCALE, a.seed,
+                           torch.bfloat16 if self.device.type == "cuda" else torch.float32)
+        old = load_file(a.routers)
+        wq, wk = (torch.stack([old[f"model.layers.{i}.self_attn.router_{x}_proj.0.weight"] for i in ROUTER_LAYERS]) for x in "qk")
+        self.routers = Routers(wq, wk, math.log(60.0), self.device)
+        self.choose()
+        self.mined = {}
+        la, lb = self.model.parameters()
+        rw, rs = self.routers.parameters()
+        self.low = la + lb
+        for p in self.low:
+            p.requires_grad_()
+        self.opt = torch.optim.AdamW([{"params": la + lb, "peak": RATE_A}, {"params": rw, "peak": RATE_ROUTER},
+                                      {"params": rs, "peak": RATE_SCALAR}], lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
+        self.log, self.metrics = [], {"config": {**c, "rank": RANK, "scale": SCALE, "rates": [RATE_A, RATE_ROUTER, RATE_SCALAR],
+                                                 "not_found_share": NONE_SHARE, "mix": MIX, "learn": LEARN, "seed": a.seed}, "errors": []}
+        self.skipped = 0
+
+    def seconds(self):
+        return time.time() - self.began
+
+    def say(self, text):
+        print(f"{self.seconds():6.1f} s  {text}", flush=True)
+
+    def choose(self):
+        """Questions to train on and to hold out, by set."""
+        d, rng = self.data, self.rng
+        self.train, self.learn, self.held, self.held_learn = {}, {}, [], []
+        for i in range(len(d.q_set)):
+            name = d.sets[d.q_set[i]]
+            key = "multihop" if name in MULTIHOP else name
+            if d.q_dev[i]:
+                if d.q_routed[i]:
+                    self.held.append(i)
+                if d.q_learn[i] and len(d.q_negatives[i]) >= 3:
+                    self.held_learn.append(i)
+                continue
+            # a question with one right passage in a held-out document teaches by the others
+            if d.q_routed[i] and not d.p_dev[d.q_positives[i]].all():
+                self.train.setdefault(key, []).append(i)
+            if d.q_learn[i] and len(d.q_negatives[i]) >= 3 and not d.p_dev[d.q_positives[i]].any():
+                self.learn.setdefault(key, []).append(i)
+        kind = {n: k for k, n in enumerate(d.sets)}
+        self.sources = {n: np.flatnonzero((d.p_set == kind[n]) & ~d.p_dev) for n in SENTENCES if n in kind}
+        texts = lambda dev: [p for n in ("wikipedia_ottqa", "dc_law", "tech_docs") if n in kind
+                             for p in np.flatnonzero((d.p_set == kind[n]) & (d.p_dev == dev)) if len(d.p_body[p]) >= self.c["plain_length"]]
+        T = self.c["plain_length"]
+        cut = lambda ps, n: [d.p_body[p][:T].astype(np.int64) for p in rng.permutation(ps)[:n]]
+        self.plain, self.plain_held = cut(texts(False), self.c["plain_kept"]), cut(texts(True), self.c["heldout_plain"])
+        self.say(f"train: { {n: len(r) for n, r in self.train.items()} }")
+        self.say(f"learn: { {n: len(r) for n, r in self.learn.items()} }; held out: {len(self.held)}, with answers {len(self.held_learn)}; "
+                 f"plain text: {len(self.plain)}, held out {len(self.plain_held)}")
+
+    # ---- the three losses ---------------------------------------------------------
+
+    def pick(self, shares, table, n):
+        names = [x for x in shares if x in table or x == "sentences"]
+        p = np.array([shares[x] for x in names])
+        return [names[i] for i in self.rng.choice(len(names), n, p=p / p.sum())]
+
+    def pairs(self):
+        """Questions' tokens, documents' tokens, and which documents are right."""
+        d, rng, c = self.data, self.rng, self.c
+        asked, docs, right, place = [], [], [], {}
+
+        def add(p, body=None):
+            key = (p, body is not None)
+            if key not in place or body is not None:
+                place[key] = len(docs)
+                docs.append(d.document(p, int(rng.integers(1, 1000000)), c["cap"], body))
+            return place[key]
+
+        for name in self.pick(MIX, self.train, c["batch"] // c["block"]):
+            if name == "sentences":
+                source = self.pick(SENTENCES, self.sources, 1)[0]
+                for p in rng.choice(self.sources[source], c["block"]):
+                    made = d.sentence(p, rng)
+                    if made is not None:
+                        asked.append(made[0])
+                        right.append({add(int(p), made[1])})
+                continue
+            for i in rng.choice(self.train[name], min(c["block"], len(self.train[name])), False):
+                good = [int(p) for p in d.q_positives[i] if not d.p_dev[p]]
+                target = add(int(rng.choice(good)))
+                wrong = self.mined.get(int(i)) if rng.random() < 0.6 else None
+                wrong = d.q_negatives[i] if wrong is None or not len(wrong) else wrong
+                if len(wrong):
+                    add(int(rng.choice(wrong)))
+                asked.append(d.q_route[i])
+                right.append([target] + [("p", p) for p in d.q_positives[i]])
+        marks = np.zeros((len(asked), len(docs)), bool)
+        for row, r in enumerate(right):
+            for x in r:
+                at = place.get((int(x[1]), False)) if isinstance(x, tuple) else x
+                if at is not None:
+                    marks[row, at] = True
+        return [d.question(t) for t in asked], docs, marks
+
+    def route_loss(self):
+        asked, docs, marks = self.pairs()
+        sequences = asked + docs
+        packed = Packed(sequences, self.device, [self.data.start] * len(asked) + [0] * len(docs), self.data.lead)
+        states = self.model.run(packed, ROUTER_LAYERS)
+        q, k = Part(packed, 0, len(asked)), Part(packed, len(asked), len(sequences))
+        queries = self.routers.queries(states, q, self.data.lead, [len(s) for s in asked])
+        keys, there = self.routers.keys(states, k, [len(s) for s in docs], P)
+        s = self.routers.scores(queries, keys, there) * self.routers.log_scale.exp()
+        marks = torch.from_numpy(marks).to(self.device)
+        loss = (torch.logsumexp(s, 1) - torch.logsumexp(s.masked_fill(~marks, -1e9), 1)).mean()
+        hit = (s.argmax(1, keepdim=True) == marks.float().argmax(1, keepdim=True)).float().mean()
+        loss.backward()
+        return loss.detach(), hit, len(packed.ids)
+
+    def answer_loss(self):
+        d, rng = self.data, self.rng
+        sequences, starts = [], []
+        for name in self.pick(LEARN, self.learn, self.c["answers"]):
+            i = int(rng.choice(self.learn[name]))
+            found = rng.random() >= NONE_SHARE
+            passages, number = d.evidence(i, rng, found, int(rng.choice([1, 2, 3, 3, 3])))
+            prompt, answer = d.prompt(i, passages, self.c["evidence_cap"] + 112 * found), d.answer(i, number)
+            sequences.append(np.concatenate([prompt, answer]))
+            starts.append((len(prompt) - 1, len(answer)))
+        packed = Packed(sequences, self.device)
+        rows = np.concatenate([r + b + np.arange(n) for r, (b, n) in zip(packed.row, starts)])
+        rows = torch.from_numpy(rows).to(self.device)
+        loss = F.cross_entropy(self.model.logits(self.model.run(packed)[rows]), packed.ids[rows + 1])
+        loss.backward()
+        return loss.detach(), len(packed.ids)
+
+    @torch.no_grad()
+    def keep_base(self):
+        """The base's probable next tokens on plain text, before anything is trained."""
+        T, self.kept = self.c["plain_length"], []
+        for b in range(0, len(self.plain), 32):
+            x = self.model.run(Packed(self.plain[b:b + 32], self.device))
+            p = F.log_softmax(self.model.logits(x), 1)
+            value, index = p.topk(KEPT, 1)
+            n = len(self.plain[b:b + 32])
+            self.kept += list(zip(value.view(n, T, KEPT).half(), index.view(n, T, KEPT).int()))
+
+    def plain_loss(self):
+        """Divergence from the base on plain text: what it knows is to stay."""
+        chosen = self.rng.choice(len(self.plain), min(self.c["plain"], len(self.plain)), False)
+        packed = Packed([self.plain[i] for i in chosen], self.device)
+        got = F.log_softmax(self.model.logits(self.model.run(packed)), 1)
+        want = torch.cat([self.kept[i][0] for i in chosen]).float()
+        index = torch.cat([self.kept[i][1] for i in chosen]).long()
+        got = got.gather(1, index)
+        rest = lambda x: torch.log((1 - x.exp().sum(1)).clamp(min=1e-4))
+        loss = ((want.exp() * (want - got)).sum(1) + rest(want).exp() * (rest(want) - rest(got))).mean()
+        loss.backward()
+        return loss.detach(), len(packed.ids)
+
+    # ---- steps ----------------------------------------------------------------------
+
+    def step(self, progress):
+        warm, rate = 0.04, 1.0
+        rate = min(1.0, (progress + 0.002) / warm) * max(0.0, (1 - progress) / (1 - warm) if progress > warm else 1.0)
+        for g in self.opt.param_groups:
+            g["lr"] = g["peak"] * rate
+        self.model.merge()
+        route, hit, n1 = self.route_loss()
+        answer, n2 = self.answer_loss()
+        plain, n3 = self.plain_loss()
+        self.model.gradients()
+        norm = torch.nn.utils.clip_grad_norm_(self.low, 1.0)
+        torch.nn.utils.clip_grad_norm_(self.routers.parameters()[0], 1.0)
+        values = torch.stack([route, hit, answer, plain, norm.float(), self.routers.log_scale.detach().exp()]).tolist()
+        if all(map(math.isfinite, values)):
+            self.opt.step()
+        else:
+            self.skipped += 1
+        self.opt.zero_grad(set_to_none=True)
+        return values, n1 + n2 + n3
+
+    def mine(self):
+        """Hard negatives by the model itself, inside each set."""
+        began, d = time.time(), self.data
+        self.model.merge()
+        for name, rows in self.train.items():
+            if name in ("multihop", "pubmedqa_train"):
+                continue
+            pool = np.unique(np.concatenate([d.q_positives[i] for i in rows]))
+            pool = [int(p) for p in pool if not d.p_dev[p]][:12000]
+            if self.device.type != "cuda":
+                pool, rows = pool[:24], rows[:16]
+            place, keys, there = lora_eval.encode(self.model, self.routers, d, pool, self.c["cap"] // 2, int(self.rng.integers(1 << 30)))
+            names = list(place)
+            q = lora_eval.ask(self.model, self.routers, d, rows)
+            for b in range(0, len(rows), 512):
+                best = lora_eval.scores(self.routers, q[b:b + 512], keys, there).topk(min(16, len(names)), 1).indices.tolist()
+                for i, row in zip(rows[b:b + 512], best):
+                    good = set(d.q_positives[i].tolist())
+                    row = [names[j] for j in row if names[j] not in good]
+                    # without an answer to look for, the very best may be right and unmarked
+                    row = [p for p in row if not d.holds(p, i)] if len(d.q_answer[i]) > 1 else row[2:]
+                    self.mined[int(i)] = row[:8]
+        self.say(f"mined negatives of {len(self.mined)} questions in {time.time() - began:.1f} s")
+
+    def run(self, until):
+        """Trains until so many seconds have passed."""
+        first, step, tokens, saved = self.seconds(), 0, 0, self.seconds()
+        waiting = list(self.c["mine_at"])
+        while True:
+            progress = (self.seconds() - first) / (until - first)
+            if progress >= 1:
+                break
+            if waiting and progress >= waiting[0]:
+                waiting.pop(0)
+                self.attempt("mine", self.mine)
+            try:
+                values, n = self.step(progress)
+            except torch.cuda.OutOfMemoryError:
+                for p in self.opt.param_groups:
+                    for w in p["params"]:
+                        w.grad = None
+                for ws in self.model.w.values():
+                    for w in ws:
+                        w.grad = None
+                torch.cuda.empty_cache()
+                self.c["batch"] -= self.c["block"]
+                self.c["answers"] = self.c["answers"] * 3 // 4
+                self.say(f"out of memory: batch {self.c['batch']}, {self.c['answers']} answers")
+                if self.c["batch"] < 2 * self.c["block"]:
+                    raise
+                continue
+            step, tokens = step + 1, tokens + n
+            self.log.append([step, round(self.seconds(), 2), n] + [round(v, 4) for v in values])
+            if step <= 5 or step % 20 == 0:
+                per = (self.log[-1][1] - self.log[-min(20, step)][1]) / max(1, min(20, step) - 1)
+                self.say("step %d: route %.3f hit %.2f answer %.3f plain %.4f norm %.2f scale %.0f; " % (step, *values) +
+                         f"{n} tokens, {per:.2f} s a step")
+            if self.seconds() - saved > self.c["checkpoint"]:
+                self.attempt("save", self.save)
+                saved = self.seconds()
+        self.metrics.update({"steps": step, "tokens": tokens, "train_seconds": round(self.seconds() - first), "skipped": self.skipped})
+        self.say(f"trained {step} steps, {tokens} tokens, {self.skipped} skipped")
+
+    # ---- results ----------------------------------------------------------------------
+
+    @torch.no_grad()
+    def round(self):
+        """What is measured from here on is what is saved."""
+        for p in self.low + self.routers.parameters()[0]:
+            p.copy_(p.half().float())
+        self.model.merge()
+
+    @torch.no_grad()
+    def save(self):
+        """Two files, each below the size that travels. B holds the scale."""
+        parts = [{}, {}]
+        for n, name in NAMES.items():
+            for i in range(LAYERS):
+                key = f"model.layers.{i}.{name}"
+                parts[i * 2 // LAYERS][key + ".lora_A.weight"] = self.model.a[n][i].half().cpu().contiguous()
+                parts[i * 2 // LAYERS][key + ".lora_B.weight"] = (self.model.b[n][i] * SCALE).half().cpu().contiguous()
+        for k, i in enumerate(ROUTER_LAYERS):
+            for x, w in (("q", self.routers.wq), ("k", self.routers.wk)):
+                parts[0][f"model.layers.{i}.self_attn.router_{x}_proj.0.weight"] = w[k].detach().half().cpu().contiguous()
+        for i, part in enumerate(parts):
+            path = os.path.join(self.out, f"adapter.{i}")
+            save_file(part, path + ".tmp")
+            os.replace(path + ".tmp", path)
+        self.write()
+
+    def write(self):
+        self.metrics["layer_weights"] = [round(x, 4) for x in torch.softmax(self.routers.mix.detach(), 0).tolist()]
+        self.metrics["temperature"] = round(self.routers.log_scale.exp().item(), 1)
+        self.metrics["seconds"] = round(self.seconds())
+        if self.device.type == "cuda":
+            self.metrics["device"] = torch.cuda.get_device_name()
+            self.metrics["memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 1)
+        with open(os.path.join(self.out, "log.csv"), "w", newline="") as f:
+            w = csv.writer(f)
+            w.writerow(["step", "seconds", "tokens", "route", "hit", "answer", "plain", "norm", "scale"])
+            w.writerows(self.log)
+        with open(os.path.join(self.out, "metrics.json"), "w") as f:
+            json.dump(self.metrics, f, indent=1)
+
+    def attempt(self, what, work):
+        """One measurement that fails must not cost the others."""
+        try:
+            return work()
+        except Exception:
+            self.metrics["errors"].append(what + ": " + traceback.format_exc())
+            self.say(what + " failed: " + traceback.format_exc())
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            return None
+
+    def measure(self, when, smoke, until):
+        """Recall over the pool of the first step's table, answers, perplexity."""
+        d = self.data
+        old = [i for i in self.held if d.q_old[i]]
+        pool = d.pool
+        if smoke:
+            old = old[:12]
+            pool = np.unique(np.concatenate([d.q_positives[i][:1] for i in old] + [d.pool[:8]]))
+        out = self.metrics.setdefault(when, {})
+        rng = np.random.default_rng(9)
+        top = {}
+
+        def pooled():
+            out["recall"], kept = lora_eval.recall(self.model, self.routers, d, old, pool, self.c["cap"] if smoke else 512, keep=16)
+            top.update(kept)
+            self.say(f"{when}: {out['recall']}")
+
+        def answered():
+            wanted, count = [], {}
+            for i in rng.permutation(self.held_learn):
+                name = d.sets[d.q_set[i]]
+                if count.get(name, 0) < self.c["asked"] // 4:
+                    count[name] = count.get(name, 0) + 1
+                    wanted.append(int(i))
+            wanted = wanted[:self.c["asked"]]
+            cases = [("given", [d.evidence(i, rng) for i in wanted])]
+            if when == "trained":
+                cases.append(("withheld", [d.evidence(i, rng, False) for i in wanted]))
+            for case, evidence in cases:
+                out[case], out[case + "_samples"] = lora_eval.answers(self.model, d, wanted, evidence, 4 if smoke else 40)
+                self.say(f"{when}, {case}: {out[case]}")
+
+        def routed():
+            wanted = [i for i in old if i in top and d.q_learn[i]]
+            wanted = [int(i) for i in rng.permutation(wanted)[:self.c["asked"]]]
+            evidence = []
+            for i in wanted:
+                right = [n + 1 for n, p in enumerate(top[i][:3]) if p in set(d.q_positives[i].tolist())]
+                evidence.append((top[i][:3], right[0] if right else 0))
+            out["routed"], out["routed_samples"] = lora_eval.answers(self.model, d, wanted, evidence, 4 if smoke else 40)
+            out["routed_has_passage"] = round(100 * float(np.mean([bool(e[1]) for e in evidence])), 1)
+            self.say(f"{when}, routed: {out['routed']}, passage among them {out['routed_has_passage']}")
+
+        def language():
+            out["perplexity"] = round(lora_eval.perplexity(self.model, self.plain_held), 3)
+            self.say(f"{when}: perplexity {out['perplexity']}")
+
+        def everything():
+            every = np.arange(len(d.p_set)) if not smoke else pool
+            others = [i for i in self.held if not d.q_old[i]]
+            asked = old + ([int(i) for i in rng.permutation(others)[:800]] if not smoke else [])
+            out["recall_all_passages"], _ = lora_eval.recall(self.model, self.routers, d, asked, every, self.c["cap"] if smoke else 256)
+            out["all_passages"] = len(every)
+            self.say(f"{when}: over all {len(every)} passages: {out['recall_all_passages']}")
+
+        self.attempt("perplexity", language)
+        self.attempt("recall", pooled)
+        self.attempt("answers", answered)
+        if when == "trained":
+            self.attempt("routed answers", routed)
+            self.attempt("write", self.write)
+            if self.seconds() < until - 75 or smoke:
+                self.attempt("recall over all passages", everything)
+
+    def picture(self):
+        import matplotlib
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+        log = np.array(self.log)
+        fig, axes = plt.subplots(1, 3, figsize=(12, 3.2))
+        for ax, column, name in zip(axes, (3, 5, 6), ("routing: InfoNCE", "answers: cross-entropy", "plain text: divergence from the base")):
+            ax.plot(log[:, 0], log[:, column], lw=0.4, color="0.7")
+            w = max(1, len(log) // 40)
+            ax.plot(log[w - 1:, 0], np.convolve(log[:, column], np.ones(w) / w, "valid"), lw=1.4)
+            ax.set_title(name, fontsize=9)
+            ax.set_xlabel("step", fontsize=8)
+            ax.set_ylim(0, np.percentile(log[:, column], 99))
+        fig.tight_layout()
+        fig.savefig(os.path.join(self.out, "loss.png"), dpi=110)
+
+
+class Part:
+    """Some of the sequences of a pass."""
+    def __init__(self, packed, begin, end):
+        self.ids, self.row = packed.ids, packed.row[begin:end]
+
+
+def main():
+    a = argparse.ArgumentParser()
+    a.add_argument("--weights", nargs=3, required=True)
+    for name in ("data", "routers", "out"):
+        a.add_argument("--" + name, required=True)
+    a.add_argument("--seconds", type=float, default=560)
+    a.add_argument("--measuring", type=float, default=130, help="seconds of them kept for measuring")
+    a.add_argument("--seed", type=int, default=0)
+    a.add_argument("--smoke", action="store_true")
+    a = a.parse_args()
+    os.makedirs(a.out, exist_ok=True)
+    t = Trainer(a, dict(SMOKE if a.smoke else FULL))
+    t.say(f"ready on {t.device}")
+    t.keep_base()
+    t.say("kept the base on plain text")
+    t.measure("base", a.smoke, a.seconds)
+    try:
+        t.run(a.seconds - a.measuring)
+    except Exception:
+        t.metrics["errors"].append("training: " + traceback.format_exc())
+        t.say(traceback.format_exc())
+    t.round()
+    t.save()
+    t.say("saved")
+    t.attempt("picture", t.picture)
+    if t.device.type == "cuda":
+        torch.cuda.empty_cache()
+    t.measure("trained", a.smoke, a.seconds)
+    t.write()
+    t.say(f"done; {len(t.metrics['errors'])} errors")
+    if a.smoke and t.metrics["errors"]:
+        raise SystemExit("errors")
+
+
+if __name__ == "__main__":
+    main()

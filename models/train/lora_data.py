@@ -1,0 +1,129 @@
+"""What pack.py wrote, and the sequences made of it: wrapped documents, routing
+passes, answer prompts, as the engine builds them (docs/MSA.md)."""
+import io
+import json
+import lzma
+import os
+import re
+
+import numpy as np
+
+from common import IM_END, IM_START, TOP_K
+
+
+class Ragged:
+    def __init__(self, values, count):
+        self.values, self.at = values, np.concatenate([[0], np.cumsum(count.astype(np.int64))])
+
+    def __getitem__(self, i):
+        return self.values[self.at[i]:self.at[i + 1]]
+
+
+class Data:
+    def __init__(self, folder):
+        with lzma.open(os.path.join(folder, "data.npz.xz")) as f:
+            z = np.load(io.BytesIO(f.read()))
+        self.meta = json.loads(z["meta"].tobytes())
+        for name in z.files:
+            if name + "_n" in z.files:
+                setattr(self, name, Ragged(z[name], z[name + "_n"]))
+            elif not name.endswith("_n") and name != "meta":
+                setattr(self, name, z[name])
+        self.sets = self.meta["sets"]
+        self.head, self.lead = self.meta["head"], len(self.meta["head"])
+        self.start = self.lead + TOP_K   # where the question part begins, in positions
+        with open(os.path.join(folder, "tokenizer.json"), encoding="utf-8") as f:
+            vocab = json.load(f)["model"]["vocab"]
+        self.tokens = {i: t for t, i in vocab.items()}
+        shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+        self.bytes = {chr(b): b for b in shown} | {chr(256 + n): b for n, b in enumerate(b for b in range(256) if b not in shown)}
+
+    def text(self, ids):
+        return bytes(self.bytes[c] for i in ids if i not in (0, IM_START, IM_END) for c in self.tokens[i]).decode("utf-8", "replace")
+
+    def document(self, p, number, cap=None, body=None):
+        """Passage p wrapped under an id; cap: its first tokens only."""
+        m = self.meta
+        if body is None:
+            body, drop, tail = self.p_body[p], int(self.p_drop[p]), self.p_tail[p]
+        else:
+            drop, tail = 0, []
+        if cap and len(body) > cap:
+            body, drop, tail = body[:cap], 0, []
+        if not len(tail):
+            tail = [m["open"]]
+        digits = [m["digits"][int(c)] for c in str(number)]
+        return np.concatenate([[IM_START, m["open"]], digits, [m["dot"]], body[:len(body) - drop], tail, digits, [m["close"], IM_END]]).astype(np.int64)
+
+    def question(self, tokens):
+        return np.concatenate([self.head, tokens]).astype(np.int64)
+
+    def prompt(self, q, passages, cap=512):
+        """The answer prompt of question q with these passages as evidence."""
+        m, out = self.meta, [self.meta["before"]]
+        for n, p in enumerate(passages):
+            out += [m["item"][n + 1], self.p_body[p][:cap], [m["newline"], m["newline"]]]
+        return np.concatenate(out + [m["question"], self.q_ask[q], m["after"]]).astype(np.int64)
+
+    def answer(self, q, number):
+        """What is learnt: the answer and the number of its passage, or (0) that there is none."""
+        m = self.meta
+        return np.concatenate([self.q_answer[q], m["cite"][number], [IM_END]] if number else [m["not_found"], [IM_END]]).astype(np.int64)
+
+    def evidence(self, q, rng, found=True, docs=3):
+        """Passages for an answer prompt, shuffled, and the number to cite (0: the answer is not there)."""
+        gold = list(self.q_positives[q])
+        if not self.q_multihop[q]:
+            gold = [gold[self.q_cite[q]]]
+        cite = gold[min(int(self.q_cite[q]), len(gold) - 1)]
+        wrong = list(self.q_negatives[q])
+        rng.shuffle(wrong)
+        chosen = (gold if found else []) + wrong
+        chosen = chosen[:max(docs, len(gold) if found else 1)]
+        rng.shuffle(chosen)
+        return chosen, chosen.index(cite) + 1 if found else 0
+
+    def holds(self, p, q):
+        """Do the tokens of q's answer stand in passage p?"""
+        want, at = self.q_answer[q].tobytes(), -1
+        if len(want) < 4:
+            return False
+        body = self.p_body[p].tobytes()
+        while (at := body.find(want, at + 1)) >= 0:
+            if at % 2 == 0:
+                return True
+        return False
+
+    def sentence(self, p, rng):
+        """A sentence of passage p as a question, and the passage without it (most
+        of the time); None when it has no sentence of a good length."""
+        body = self.p_body[p]
+        ends = np.concatenate([[0], np.flatnonzero(self.ends[body]) + 1])
+        spans = [(x, y) for x, y in zip(ends[:-1], ends[1:]) if 6 <= y - x <= 48]
+        if len(spans) < 2:
+            return None
+        x, y = spans[rng.integers(len(spans))]
+        asked = body[x:y].astype(np.int64)
+        if self.bare[asked[0]] >= 0:
+            asked[0] = self.bare[asked[0]]
+        if len(asked) > 12 and rng.random() < 0.5:   # a part of it
+            n = int(rng.integers(6, len(asked) - 2))
+            asked = asked[:n]
+        rest = body if rng.random() < 0.3 else np.concatenate([body[:x], body[y:]])
+        return np.concatenate([asked, [self.meta["newline"]]]), rest
+
+
+def plain(text):
+    """SQuAD's normal form of an answer."""
+    text = re.sub(r"[^\w\s]|_", "", text.lower())
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def match(got, answers):
+    """Exact match and the best token F1."""
+    best = 0.0
+    for want in answers:
+        g, w = plain(got).split(), plain(want).split()
+        same = sum(min(g.count(t), w.count(t)) for t in set(g))
+        best = max(best, 2 * same / (len(g) + len(w)) if same else 0.0)
+    return any(plain(got) == plain(w) for w in answers), best
