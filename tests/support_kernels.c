@@ -13,10 +13,10 @@
 #include "base/mem.h"
 #include "kernels/dtype.h"
 
-const msa_kern_shape msa_test_shape = {.rows = 400, .E = 256, .H = 16, .G = 8, .D = 160, .I = 512,
-                                       .V = 4096, .max_seq = 700, .queries = 8,
-                                       .route_tokens = 200, .scan_chunks = 500, .scan_docs = 500,
-                                       .top_k = 64};
+const msa_kern_shape msa_test_shape = {.rows = 1200, .E = 2560, .H = 32, .G = 8, .D = 160, .I = 9728,
+                                       .V = 151936, .max_seq = 1600, .queries = 8,
+                                       .route_tokens = 400, .scan_chunks = 5000, .scan_docs = 100000,
+                                       .top_k = 1500};
 
 msa_kern *msa_test_kern(const char *name, msa_dtype act, int threads)
 {
@@ -27,6 +27,68 @@ msa_kern *msa_test_kern(const char *name, msa_dtype act, int threads)
     assert_int_equal(msa_kern_reserve(k, &msa_test_shape, false, NULL, NULL), MSA_OK);
     return k;
 }
+
+/* ---- subjects ---------------------------------------------------------------- */
+
+msa_subject msa_subjects[16];
+int msa_n_subjects;
+static double worst[2];
+
+int msa_subjects_open(const char *name)
+{
+    static const char *const cpus[] = {"ref", "cpu:portable", "cpu:avx2", "cpu:avx512", "cpu:avx512bf16"};
+    for (int i = 0; i < (name ? 1 : 5); i++)
+        for (int act = MSA_F32; act <= MSA_BF16; act++) {
+            const char *n = name ? name : cpus[i];
+            msa_kern *k = msa_test_kern(n, (msa_dtype)act, 2);
+            if (!k)
+                continue;
+            msa_kern_info info;
+            msa_kern_info_get(k, &info);
+            msa_subjects[msa_n_subjects++] = (msa_subject){
+                n, (msa_dtype)act, k, msa_test_kern("ref", (msa_dtype)act, 1), info.host_memory};
+        }
+    return msa_n_subjects;
+}
+
+int msa_subjects_close(void **unused)
+{
+    (void)unused;
+    print_message("worst normalised squared error: f32 %.1e, bf16 %.1e\n", worst[0], worst[1]);
+    MSA_EACH_SUBJECT(s) {
+        msa_kern_close(s->k);
+        msa_kern_close(s->ref);
+    }
+    return 0;
+}
+
+double msa_sum_bound(const msa_subject *s)
+{
+    return s->act == MSA_F32 ? 2e-12 : 2e-5;
+}
+
+double msa_attn_bound(const msa_subject *s)
+{
+    return s->act == MSA_F32 ? 2e-12 : 4e-5;
+}
+
+double msa_scan_bound(const msa_subject *s, msa_dtype rk)
+{
+    return s->host || rk == MSA_F32 ? 2e-12 : rk == MSA_BF16 ? 1e-5 : 1e-4;
+}
+
+void msa_check_close(const msa_subject *s, const float *got, const float *want, int64_t n, double bound,
+                     const char *what)
+{
+    double e = msa_nse(got, want, n);
+    if (e > worst[s->act] && isfinite(e))
+        worst[s->act] = e;
+    if (!(e <= bound))
+        fail_msg("%s %s: %s: normalised squared error %g above %g", s->name,
+                 msa_dtype_name(s->act), what, e, bound);
+}
+
+/* ---- tensors ------------------------------------------------------------------ */
 
 enum { GUARD = 256, PATTERN = 0xa5 };
 
@@ -105,6 +167,8 @@ void msa_tensor_done(msa_tensor *t)
     msa_kern_free(t->k, t->base, MSA_MEM_DEVICE);
     memset(t, 0, sizeof *t);
 }
+
+/* ---- numbers ------------------------------------------------------------------- */
 
 static uint64_t state = 1;
 

@@ -8,7 +8,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include <cmocka.h>
 
@@ -16,38 +15,6 @@
 #include "kernels/dtype.h"
 #include "tests/support_kernels.h"
 
-/* ---- subjects ---------------------------------------------------------------- */
-
-enum { MAX_SUBJECTS = 16 };
-
-static struct subject {
-    const char *name;
-    msa_dtype act;
-    msa_kern *k, *ref; /* ref: the reference with the same act */
-} subjects[MAX_SUBJECTS];
-static int n_subjects;
-
-#define EACH_SUBJECT(s) for (struct subject *s = subjects; s < subjects + n_subjects; s++)
-
-/* Normalised squared error of results that differ by the order of sums (seen
- * 1e-13), or also by a rounding to bf16 that falls the other way: (2^-8)^2 when
- * the output is a single number (seen 8e-10). */
-static double sum_bound(const struct subject *s)
-{
-    return s->act == MSA_F32 ? 2e-12 : 2e-5;
-}
-
-static double worst[2];
-static void check_close(const struct subject *s, const float *got, const float *want, int64_t n,
-                        double bound, const char *what)
-{
-    double e = msa_nse(got, want, n);
-    if (e > worst[s->act] && isfinite(e))
-        worst[s->act] = e;
-    if (!(e <= bound))
-        fail_msg("%s %s: %s: normalised squared error %g above %g", s->name,
-                 msa_dtype_name(s->act), what, e, bound);
-}
 #define OK(call) assert_int_equal((call), MSA_OK)
 
 /* ---- hand-computed cases -------------------------------------------------------- */
@@ -55,7 +22,7 @@ static void check_close(const struct subject *s, const float *got, const float *
 static void norm_linear_embed_by_hand(void **unused)
 {
     (void)unused;
-    EACH_SUBJECT(s) {
+    MSA_EACH_SUBJECT(s) {
         msa_kern *k = s->k;
         float out[6];
         /* rows (3,4) and (0,0): mean squares 12.5 and 0; eps 3.5 makes the root 4 */
@@ -100,7 +67,7 @@ static void norm_linear_embed_by_hand(void **unused)
 static void rope_swiglu_by_hand(void **unused)
 {
     (void)unused;
-    EACH_SUBJECT(s) {
+    MSA_EACH_SUBJECT(s) {
         msa_kern *k = s->k;
         double tol = s->act == MSA_F32 ? 2e-6 : 8e-3;
         msa_kern_heads h = {1, 1, 4};
@@ -146,7 +113,7 @@ static void rope_swiglu_by_hand(void **unused)
 static void attention_by_hand(void **unused)
 {
     (void)unused;
-    EACH_SUBJECT(s) {
+    MSA_EACH_SUBJECT(s) {
         msa_kern *k = s->k;
         double tol = s->act == MSA_F32 ? 2e-6 : 1.6e-2;
         msa_kern_heads h = {2, 1, 4}; /* scale 1/2 */
@@ -179,7 +146,7 @@ static void attention_by_hand(void **unused)
 static void pooling_by_hand(void **unused)
 {
     (void)unused;
-    EACH_SUBJECT(s) {
+    MSA_EACH_SUBJECT(s) {
         msa_kern *k = s->k;
         float out[6];
         /* columns 1..2 of 4 rows of 3; chunks of 3 and 1 rows */
@@ -224,7 +191,7 @@ static void conversion_rounds_to_even(void **unused)
                  {0x7f800001, 0x7fc0}, {0xbf818000, 0xbf82}, {0x00008000, 0x0000},
                  {0x00018000, 0x0002}, {0xffc12345, 0xffc1}};
     enum { N = sizeof cases / sizeof *cases };
-    EACH_SUBJECT(s) {
+    MSA_EACH_SUBJECT(s) {
         msa_kern *k = s->k;
         /* 3 rows of N behind each other, as tails and whole vectors */
         uint32_t in[3 * N], back[3 * N];
@@ -259,7 +226,7 @@ static void conversion_rounds_to_even(void **unused)
 static void half_precision_weights(void **unused)
 {
     (void)unused;
-    EACH_SUBJECT(s) {
+    MSA_EACH_SUBJECT(s) {
         /* 1, -2, smallest subnormal, 65504 */
         uint16_t half[4] = {0x3c00, 0xc000, 0x0001, 0x7bff};
         float want[4] = {1, -2, 0x1p-24f, 65504}, out[4];
@@ -281,14 +248,14 @@ static void routing_by_hand(void **unused)
 {
     (void)unused;
     static const msa_reduce reduces[] = {MSA_REDUCE_MAX, MSA_REDUCE_MEAN, MSA_REDUCE_LAST};
-    EACH_SUBJECT(s) {
+    MSA_EACH_SUBJECT(s) {
         msa_kern *k = s->k;
         /* two query heads on one key head of 2; tokens (3,4 | 0,2) and (1,0 | 0,1)
          * unit: (.6,.8 | 0,1) and (1,0 | 0,1); scale 10
          * keys (1,0) and (0,1): per head 6,0 and 8,10; then 10,0 and 0,10 */
         float want_mean[3][2] = {{5, 9}, {4, 7}, {5, 5}}, want_max[3][2] = {{10, 10}, {8, 10}, {10, 10}};
         msa_tensor rq = msa_tensor_of(k, s->act, (float[]){3, 4, 0, 2, 77, 1, 0, 0, 1, 77}, 10);
-        msa_tensor rk = msa_tensor_of(k, MSA_BF16, (float[]){1, 0, 77, 0, 1, 77}, 6);
+        msa_tensor rk = msa_tensor_of(k, MSA_F32, (float[]){1, 0, 77, 0, 1, 77}, 6);
         for (int head = 0; head < 2; head++)
             for (int q = 0; q < 3; q++) {
                 msa_kern_route r = {.h = {2, 1, 2}, .unit = true, .scale = 10,
@@ -299,7 +266,7 @@ static void routing_by_hand(void **unused)
                 msa_tensor y = msa_tensor_new(k, MSA_F32, 4);
                 OK(msa_kern_router_query(k, NULL, &r, rq.p, s->act == MSA_F32, 5, 2, p.p, NULL));
                 /* the second question is the last token alone */
-                OK(msa_kern_scan(k, NULL, &r, p.p, (int64_t[]){0, 2}, 1, rk.p, MSA_BF16, NULL, 3, 2, y.p,
+                OK(msa_kern_scan(k, NULL, &r, p.p, (int64_t[]){0, 2}, 1, rk.p, MSA_F32, NULL, 3, 2, y.p,
                                  NULL));
                 float out[4];
                 msa_tensor_read(&y, out);
@@ -330,7 +297,7 @@ static void routing_by_hand(void **unused)
 static void best_lists_keep_order_and_ties(void **unused)
 {
     (void)unused;
-    EACH_SUBJECT(s) {
+    MSA_EACH_SUBJECT(s) {
         msa_kern *k = s->k;
         enum { K = 3 };
         msa_kern_best got[2 * K], zero = {0};
@@ -381,7 +348,7 @@ static void sampling_by_hand(void **unused)
 {
     (void)unused;
     float wide[40];
-    EACH_SUBJECT(s) {
+    MSA_EACH_SUBJECT(s) {
         msa_kern *k = s->k;
         for (int i = 0; i < 40; i++)
             wide[i] = i == 17 || i == 39 ? 3 : -1;
@@ -432,7 +399,7 @@ static void sampling_by_hand(void **unused)
 
 /* ---- against the reference ------------------------------------------------------------ */
 
-static void linear_case(const struct subject *s, int64_t M, int64_t N, int64_t K)
+static void linear_case(const msa_subject *s, int64_t M, int64_t N, int64_t K)
 {
     float *w = msa_rand_new(N * K, 1), *x = msa_rand_new(M * K, 1), *y = msa_rand_new(M * N, 8);
     float *out[2][4];
@@ -460,9 +427,9 @@ static void linear_case(const struct subject *s, int64_t M, int64_t N, int64_t K
         free(ids);
         msa_kern_weight_free(k, kw);
     }
-    check_close(s, out[0][0], out[1][0], M * N, sum_bound(s), "linear act");
-    check_close(s, out[0][1], out[1][1], M * N, 2e-12, "linear f32");
-    check_close(s, out[0][2], out[1][2], M * N, 2e-12, "linear add");
+    msa_check_close(s, out[0][0], out[1][0], M * N, msa_sum_bound(s), "linear act");
+    msa_check_close(s, out[0][1], out[1][1], M * N, 2e-12, "linear f32");
+    msa_check_close(s, out[0][2], out[1][2], M * N, 2e-12, "linear add");
     assert_memory_equal(out[0][3], out[1][3], (size_t)(M * K) * 4);
     for (int i = 0; i < 8; i++)
         free(out[i / 4][i % 4]);
@@ -474,7 +441,7 @@ static void linear_agrees(void **unused)
     (void)unused;
     static const int64_t fixed[][3] = {{1, 1, 1}, {1, 64, 32}, {6, 65, 33}, {7, 16, 1}, {97, 130, 77},
                                        {200, 257, 64}, {16, 512, 256}, {2, 63, 2}};
-    EACH_SUBJECT(s) {
+    MSA_EACH_SUBJECT(s) {
         msa_rand_seed(1);
         for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
             linear_case(s, fixed[i][0], fixed[i][1], fixed[i][2]);
@@ -487,7 +454,7 @@ static void linear_agrees(void **unused)
 static void rows_agree(void **unused)
 {
     (void)unused;
-    EACH_SUBJECT(s) {
+    MSA_EACH_SUBJECT(s) {
         msa_rand_seed(2);
         for (int round = 0; round < 24; round++) {
             int64_t M = msa_rand_int(1, 70), E = msa_rand_int(1, 90);
@@ -525,10 +492,10 @@ static void rows_agree(void **unused)
                 msa_tensor_done(&tq), msa_tensor_done(&tp), msa_tensor_done(&a);
                 msa_tensor_done(&b);
             }
-            check_close(s, out[0][0], out[1][0], M * E, sum_bound(s), "rms_norm");
-            check_close(s, out[0][1], out[1][1], M * E, sum_bound(s), "swiglu");
-            check_close(s, out[0][2], out[1][2], M * width, sum_bound(s), "qk_rope");
-            check_close(s, out[0][3], out[1][3], M * E, 2e-12, "unit_heads");
+            msa_check_close(s, out[0][0], out[1][0], M * E, msa_sum_bound(s), "rms_norm");
+            msa_check_close(s, out[0][1], out[1][1], M * E, msa_sum_bound(s), "swiglu");
+            msa_check_close(s, out[0][2], out[1][2], M * width, msa_sum_bound(s), "qk_rope");
+            msa_check_close(s, out[0][3], out[1][3], M * E, 2e-12, "unit_heads");
             for (int i = 0; i < 8; i++)
                 free(out[i / 4][i % 4]);
             free(x), free(gamma), free(gu), free(qkv), free(pos);
@@ -536,17 +503,10 @@ static void rows_agree(void **unused)
     }
 }
 
-/* Attention weights are rounded to bf16 before they meet the values, which the
- * reference does not do. */
-static double attn_bound(const struct subject *s)
-{
-    return s->act == MSA_F32 ? 2e-12 : 4e-5; /* seen 1.4e-13 and 7.5e-6 */
-}
-
 static void packed_attention_agrees(void **unused)
 {
     (void)unused;
-    EACH_SUBJECT(s) {
+    MSA_EACH_SUBJECT(s) {
         msa_rand_seed(3);
         for (int round = 0; round < 10; round++) {
             msa_kern_heads h = {msa_rand_int(1, 3), msa_rand_int(1, 2), msa_rand_int(1, 80)};
@@ -572,7 +532,7 @@ static void packed_attention_agrees(void **unused)
                 msa_tensor_done(&tx), msa_tensor_done(&y);
             }
             /* rows outside all sequences stay as they were on both sides */
-            check_close(s, out[0], out[1], M * h.H * h.D, attn_bound(s), "attn_packed");
+            msa_check_close(s, out[0], out[1], M * h.H * h.D, msa_attn_bound(s), "attn_packed");
             free(x), free(out[0]), free(out[1]);
         }
     }
@@ -581,7 +541,7 @@ static void packed_attention_agrees(void **unused)
 static void memory_attention_agrees(void **unused)
 {
     (void)unused;
-    EACH_SUBJECT(s) {
+    MSA_EACH_SUBJECT(s) {
         msa_rand_seed(4);
         for (int round = 0; round < 12; round++) {
             msa_kern_heads h = {msa_rand_int(1, 3), msa_rand_int(1, 3), msa_rand_int(1, 80)};
@@ -625,7 +585,7 @@ static void memory_attention_agrees(void **unused)
                 msa_tensor_done(&tq), msa_tensor_done(&tb[0]), msa_tensor_done(&tb[1]);
                 msa_tensor_done(&tc), msa_tensor_done(&y);
             }
-            check_close(s, out[0], out[1], M * h.H * h.D, attn_bound(s), "attn_memory");
+            msa_check_close(s, out[0], out[1], M * h.H * h.D, msa_attn_bound(s), "attn_memory");
             free(q), free(bank), free(cache), free(out[0]), free(out[1]);
         }
     }
@@ -635,7 +595,7 @@ static void memory_attention_agrees(void **unused)
 static void cache_continues_a_sequence(void **unused)
 {
     (void)unused;
-    EACH_SUBJECT(s) {
+    MSA_EACH_SUBJECT(s) {
         msa_kern *k = s->k;
         msa_kern_heads h = {6, 2, 32};
         enum { L = 90, AT = 61 };
@@ -661,7 +621,7 @@ static void cache_continues_a_sequence(void **unused)
         }
         msa_tensor_read(&y, whole);
         msa_tensor_read(&z, part);
-        check_close(s, part + AT * o, whole + AT * o, (L - AT) * o, attn_bound(s), "cached rows");
+        msa_check_close(s, part + AT * o, whole + AT * o, (L - AT) * o, msa_attn_bound(s), "cached rows");
         msa_tensor_done(&tx), msa_tensor_done(&y), msa_tensor_done(&z);
         msa_tensor_done(&ck), msa_tensor_done(&cv);
         free(x);
@@ -671,7 +631,7 @@ static void cache_continues_a_sequence(void **unused)
 static void routing_agrees(void **unused)
 {
     (void)unused;
-    EACH_SUBJECT(s) {
+    MSA_EACH_SUBJECT(s) {
         msa_rand_seed(6);
         for (int round = 0; round < 18; round++) {
             msa_kern_route r = {.h = {msa_rand_int(1, 3), msa_rand_int(1, 3), msa_rand_int(1, 70)},
@@ -713,9 +673,9 @@ static void routing_agrees(void **unused)
                 msa_tensor_done(&tq), msa_tensor_done(&tk), msa_tensor_done(&td);
                 msa_tensor_done(&p), msa_tensor_done(&y), msa_tensor_done(&z);
             }
-            check_close(s, out[0][0], out[1][0], T * msa_kern_route_width(&r), 2e-12, "router_query");
-            check_close(s, out[0][1], out[1][1], B * C, 2e-12, "scan");
-            check_close(s, out[0][2], out[1][2], B * N, 2e-12, "doc_scores");
+            msa_check_close(s, out[0][0], out[1][0], T * msa_kern_route_width(&r), 2e-12, "router_query");
+            msa_check_close(s, out[0][1], out[1][1], B * C, msa_scan_bound(s, kt), "scan");
+            msa_check_close(s, out[0][2], out[1][2], B * N, msa_scan_bound(s, kt), "doc_scores");
             for (int i = 0; i < 6; i++)
                 free(out[i / 3][i % 3]);
             free(rq), free(rk);
@@ -726,7 +686,7 @@ static void routing_agrees(void **unused)
 static void pooling_and_conversion_agree(void **unused)
 {
     (void)unused;
-    EACH_SUBJECT(s) {
+    MSA_EACH_SUBJECT(s) {
         msa_rand_seed(7);
         for (int round = 0; round < 12; round++) {
             int64_t W = msa_rand_int(1, 80), col = msa_rand_int(0, 5), stride = W + col + 2;
@@ -751,7 +711,7 @@ static void pooling_and_conversion_agree(void **unused)
                 msa_tensor_read(&z, out[side][1]);
                 msa_tensor_done(&tx), msa_tensor_done(&y), msa_tensor_done(&z);
             }
-            check_close(s, out[0][0], out[1][0], C * W, 2e-12, "pool");
+            msa_check_close(s, out[0][0], out[1][0], C * W, 2e-12, "pool");
             assert_memory_equal(out[0][1], out[1][1], (size_t)(M * (W + 1)) * 4);
             for (int i = 0; i < 4; i++)
                 free(out[i / 2][i % 2]);
@@ -763,7 +723,7 @@ static void pooling_and_conversion_agree(void **unused)
 static void sampling_agrees(void **unused)
 {
     (void)unused;
-    EACH_SUBJECT(s) {
+    MSA_EACH_SUBJECT(s) {
         msa_rand_seed(8);
         for (int round = 0; round < 40; round++) {
             int64_t V = msa_rand_int(1, 600);
@@ -784,7 +744,7 @@ static void sampling_agrees(void **unused)
 static void rows_stand_alone(void **unused)
 {
     (void)unused;
-    EACH_SUBJECT(s) {
+    MSA_EACH_SUBJECT(s) {
         enum { M = 213, N = 150, K = 70 };
         msa_kern_heads h = {4, 2, 24};
         int64_t width = (h.H + 2 * h.G) * h.D, o = h.H * h.D;
@@ -839,73 +799,6 @@ static void rows_stand_alone(void **unused)
     }
 }
 
-/* Offsets of more than 2^31 elements, in address space that is mostly untouched. */
-static void offsets_pass_31_bits(void **unused)
-{
-    (void)unused;
-    enum { E = 1024 };
-    int64_t row = (1LL << 21) + 5, elems = (row + 2) * E;
-    float *big = mmap(NULL, (size_t)elems * sizeof *big, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    assert_true(big != MAP_FAILED);
-    float *far = big + row * E, out[E];
-    far[0] = 1, far[1] = 2, far[E] = 3, far[E + 1] = 6;
-    EACH_SUBJECT(s) {
-        msa_kern *k = s->k;
-        msa_kern_info info;
-        msa_kern_info_get(k, &info);
-        if (!info.host_memory)
-            continue; /* a device has its own test of this */
-        OK(msa_kern_gather(k, NULL, big, E, &row, 1, out, NULL));
-        assert_true(out[0] == 1 && out[1] == 2);
-        OK(msa_kern_pool(k, NULL, big, true, E, 0, 2, &(msa_kern_chunk){row, 2}, 1, out, NULL));
-        assert_true(out[0] == 2 && out[1] == 4);
-        OK(msa_kern_convert(k, NULL, big, MSA_F32, row * E, out, MSA_F32, 2, 2, 2, NULL));
-        assert_true(out[2] == 1 && out[3] == 2);
-        msa_kern_route r = {.h = {1, 1, 2}, .scale = 1, .query = MSA_REDUCE_MAX};
-        OK(msa_kern_scan(k, NULL, &r, (float[]){1, 10}, (int64_t[]){0, 1}, 1, big, MSA_F32, NULL, row * E,
-                         2, out, NULL));
-        assert_true(out[0] == 0 && out[1] == 21);
-        /* one far key among near ones of value 0 takes all the weight */
-        msa_kern_seg seg = {.k = big, .v = big, .n_rows = 2, .stride = row * E, .dtype = MSA_F32};
-        float q[2] = {100, 100}, zero[2] = {0};
-        uint16_t q16[2] = {0x42c8, 0x42c8}, zero16[2] = {0}, out16[2];
-        bool f32 = s->act == MSA_F32;
-        msa_kern_cache c = {f32 ? (void *)zero : zero16, f32 ? (void *)zero : zero16, 1};
-        OK(msa_kern_attn_memory(k, NULL, f32 ? (void *)q : q16, 2, r.h, 1, (int64_t[]){0, 1}, &seg,
-                                (int64_t[]){0, 1}, &c, f32 ? (void *)out : out16, NULL));
-        assert_true(f32 ? out[0] == 1 && out[1] == 2 : out16[0] == 0x3f80 && out16[1] == 0x4000);
-    }
-    munmap(big, (size_t)elems * sizeof *big);
-}
-
-static int close_all(void **unused)
-{
-    (void)unused;
-    print_message("worst normalised squared error: f32 %.1e, bf16 %.1e\n", worst[0], worst[1]);
-    EACH_SUBJECT(s) {
-        msa_kern_close(s->k);
-        msa_kern_close(s->ref);
-    }
-    return 0;
-}
-
-static int open_all(const char *name)
-{
-    static const char *const cpus[] = {"ref", "cpu:portable", "cpu:avx2", "cpu:avx512",
-                                       "cpu:avx512bf16"};
-    for (int i = 0; i < (name ? 1 : 5); i++)
-        for (int act = MSA_F32; act <= MSA_BF16; act++) {
-            const char *n = name ? name : cpus[i];
-            msa_kern *k = msa_test_kern(n, (msa_dtype)act, 2);
-            if (!k)
-                continue;
-            subjects[n_subjects++] =
-                (struct subject){n, (msa_dtype)act, k, msa_test_kern("ref", (msa_dtype)act, 1)};
-        }
-    return n_subjects;
-}
-
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -927,9 +820,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(pooling_and_conversion_agree),
         cmocka_unit_test(sampling_agrees),
         cmocka_unit_test(rows_stand_alone),
-        cmocka_unit_test(offsets_pass_31_bits),
     };
-    if (!open_all(argc > 1 ? argv[1] : NULL))
+    if (!msa_subjects_open(argc > 1 ? argv[1] : NULL))
         return 1;
-    return cmocka_run_group_tests(tests, NULL, close_all);
+    return cmocka_run_group_tests(tests, NULL, msa_subjects_close);
 }

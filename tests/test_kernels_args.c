@@ -93,9 +93,23 @@ static void bad_arguments_are_refused(void **unused)
         REFUSED(msa_kern_convert(k, NULL, x, MSA_F32, big, x, MSA_F32, big, 2, 3, &err));
         REFUSED(msa_kern_router_query(k, NULL, &r, x, true, 15, 1, x, &err));
         REFUSED(msa_kern_scan(k, NULL, &r, x, (int64_t[]){0, 0}, 1, x, MSA_F32, NULL, 8, 1, x, &err));
-        REFUSED(msa_kern_scan(k, NULL, &r, x, (int64_t[]){0, 201}, 1, x, MSA_F32, NULL, 8, 1, x, &err));
+        REFUSED(msa_kern_scan(k, NULL, &r, x, (int64_t[]){0, msa_test_shape.route_tokens + 1}, 1, x, MSA_F32, NULL, 8,
+                              1, x, &err));
         REFUSED(msa_kern_scan(k, NULL, &r, x, (int64_t[]){0, 1}, 1, x, MSA_I8, NULL, 8, 1, x, &err));
         REFUSED(msa_kern_scan(k, NULL, &r, x, (int64_t[]){0, 1}, 1, x, MSA_F32, NULL, 7, 1, x, &err));
+        int64_t one[2] = {0, 1};
+        msa_kern_doc_rows doc = {.rk = x, .n_rows = 1};
+        REFUSED(msa_kern_score_docs(k, NULL, &r, x, one, 1, &doc, 1, MSA_I8, 8, 1, false, x, &err));
+        REFUSED(msa_kern_score_docs(k, NULL, &r, x, one, 1, &doc, 1, MSA_F32, 7, 1, false, x, &err));
+        doc.question = 1;
+        REFUSED(msa_kern_score_docs(k, NULL, &r, x, one, 1, &doc, 1, MSA_F32, 8, 1, false, x, &err));
+        doc = (msa_kern_doc_rows){.rk = x, .n_rows = 0};
+        REFUSED(msa_kern_score_docs(k, NULL, &r, x, one, 1, &doc, 1, MSA_F32, 8, 1, false, x, &err));
+        int8_t q8[8];
+        REFUSED(msa_kern_quantize(k, NULL, x, MSA_F32, 8, 8, 3, 1, q8, 8, x, MSA_F32, 4, &err));
+        REFUSED(msa_kern_quantize(k, NULL, x, MSA_F32, 8, 8, 4, 1, q8, 7, x, MSA_F32, 2, &err));
+        REFUSED(msa_kern_quantize(k, NULL, x, MSA_F32, 8, 8, 4, 1, q8, 8, x, MSA_BF16, 2, &err));
+        REFUSED(msa_kern_quantize(k, NULL, x, MSA_I8, 8, 8, 4, 1, q8, 8, x, MSA_F32, 2, &err));
         r.head = MSA_REDUCE_LAST;
         REFUSED(msa_kern_scan(k, NULL, &r, x, (int64_t[]){0, 1}, 1, x, MSA_F32, NULL, 8, 1, x, &err));
         msa_kern_best best[1];
