@@ -84,34 +84,53 @@ void msa_forward_free(msa_model *m, msa_forward *f)
     *f = (msa_forward){0};
 }
 
-msa_rc msa_forward_embed(msa_model *m, msa_forward *f, const int32_t *ids, const int64_t *pos,
-                         int64_t M, msa_err *err)
+/* Sends ids (NULL: none) and positions through the set whose turn it is. */
+static msa_rc send(msa_model *m, msa_forward *f, const int32_t *ids, const int64_t *pos, int64_t M,
+                   msa_err *err)
 {
-    if (M < 0 || M > f->rows)
-        return msa_err_set(err, MSA_FATAL, MSA_E_INTERNAL, "%lld rows where %lld are reserved",
-                           (long long)M, (long long)f->rows);
-    for (int64_t i = 0; i < M; i++)
-        if (ids[i] < 0 || ids[i] >= m->config.V)
-            return msa_err_set(err, MSA_FAILED, MSA_E_DATA,
-                               "token %d is outside the vocabulary of %lld", (int)ids[i],
-                               (long long)m->config.V);
-    if (M == 0)
-        return MSA_OK;
     msa_forward_sent *s = &f->sent[f->turn];
     msa_rc rc = msa_kern_event_wait(m->kern, s->gone, err);
     if (rc < 0)
         return rc;
     f->turn = !f->turn;
-    memcpy(s->ids, ids, (size_t)M * sizeof *ids);
     memcpy(s->pos, pos, (size_t)M * sizeof *pos);
-    rc = msa_kern_copy(m->kern, NULL, f->ids, s->ids, M * (int64_t)sizeof *ids, err);
-    if (rc == MSA_OK)
-        rc = msa_kern_copy(m->kern, NULL, f->pos, s->pos, M * (int64_t)sizeof *pos, err);
-    if (rc == MSA_OK)
-        rc = msa_kern_event_record(m->kern, NULL, s->gone, err);
+    rc = msa_kern_copy(m->kern, NULL, f->pos, s->pos, M * (int64_t)sizeof *pos, err);
+    if (rc == MSA_OK && ids) {
+        memcpy(s->ids, ids, (size_t)M * sizeof *ids);
+        rc = msa_kern_copy(m->kern, NULL, f->ids, s->ids, M * (int64_t)sizeof *ids, err);
+    }
+    return rc == MSA_OK ? msa_kern_event_record(m->kern, NULL, s->gone, err) : rc;
+}
+
+static msa_rc check_count(const msa_forward *f, int64_t M, msa_err *err)
+{
+    if (M >= 0 && M <= f->rows)
+        return MSA_OK;
+    return msa_err_set(err, MSA_FATAL, MSA_E_INTERNAL, "%lld rows where %lld are reserved",
+                       (long long)M, (long long)f->rows);
+}
+
+msa_rc msa_forward_embed(msa_model *m, msa_forward *f, const int32_t *ids, const int64_t *pos,
+                         int64_t M, msa_err *err)
+{
+    msa_rc rc = check_count(f, M, err);
+    for (int64_t i = 0; rc == MSA_OK && i < M; i++)
+        if (ids[i] < 0 || ids[i] >= m->config.V)
+            rc = msa_err_set(err, MSA_FAILED, MSA_E_DATA,
+                             "token %d is outside the vocabulary of %lld", (int)ids[i],
+                             (long long)m->config.V);
+    if (rc < 0 || M == 0)
+        return rc;
+    rc = send(m, f, ids, pos, M, err);
     if (rc == MSA_OK)
         rc = msa_kern_embed(m->kern, NULL, m->embed, f->ids, M, f->x, err);
     return rc;
+}
+
+msa_rc msa_forward_place(msa_model *m, msa_forward *f, const int64_t *pos, int64_t M, msa_err *err)
+{
+    msa_rc rc = check_count(f, M, err);
+    return rc == MSA_OK && M > 0 ? send(m, f, NULL, pos, M, err) : rc;
 }
 
 msa_rc msa_forward_project(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err)

@@ -40,6 +40,8 @@ void msa_forward_free(msa_model *m, msa_forward *f);
  * it returns; it waits for the pass before last to have taken its own. */
 msa_rc msa_forward_embed(msa_model *m, msa_forward *f, const int32_t *ids, const int64_t *pos,
                          int64_t M, msa_err *err);
+/* Other positions [M] (host) for the rows that x now holds. */
+msa_rc msa_forward_place(msa_model *m, msa_forward *f, const int64_t *pos, int64_t M, msa_err *err);
 /* xn = RMSNorm(x); qkv = its projections, q and k normed (Qwen3) and rotated. */
 msa_rc msa_forward_project(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err);
 /* x += att Wo; x += MLP(RMSNorm(x)). */
