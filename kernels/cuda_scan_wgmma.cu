@@ -5,7 +5,8 @@
  * crosses from one tile of columns to the next without leaving them.
  *
  * What is read once stays: columns when all of them fit into their ring, keys of a tile
- * when the ring holds the whole width. */
+ * when the ring holds the whole width. Columns that do not stay are read by two blocks
+ * together, half a slab each, so that they leave the L2 cache once for both. */
 #include <cudaTypedefs.h>
 #include <limits.h>
 
@@ -18,7 +19,8 @@
 #define ALIGN_BYTES 1024    /* slabs start at multiples of it */
 
 struct scan_plan {
-    int32_t n_slabs, n_tiles, n_column_tiles;
+    int32_t n_slabs, n_tiles, n_column_tiles; /* as many tiles for each block of a cluster */
+    int32_t cluster;                          /* blocks that read columns together: 1 or 2 */
     int32_t key_slots, column_slots;
     bool keys_stay, columns_stay;
 };
@@ -74,16 +76,20 @@ template <int NT> static __device__ void load_columns(const struct scan_args *a,
 {
     const struct scan_plan p = a->p;
     const uint64_t policy = l2_evict_last();
-    const int32_t bytes = NT * SLAB;
+    const int32_t bytes = NT * SLAB, first = (int32_t)cluster_rank() * (NT / p.cluster);
     struct slot s = {0, 1};
     previous_wait();
     for (int32_t tile = (int32_t)blockIdx.x; tile < p.n_tiles; tile += (int32_t)gridDim.x) {
         for (int32_t n = 0; n < p.n_column_tiles; n++)
             for (int32_t i = 0; i < p.n_slabs; i++) {
+                char *dst = r.columns + s.at * bytes + first * SLAB;
+                const int32_t x = i * a->slab_elements, y = n * NT + first;
                 barrier_wait(&r.columns_empty[s.at], s.parity);
                 barrier_expect(&r.columns_full[s.at], (uint32_t)bytes);
-                tensor_load(r.columns + s.at * bytes, map, i * a->slab_elements, n * NT,
-                            &r.columns_full[s.at], policy);
+                if (p.cluster == 1)
+                    tensor_load(dst, map, x, y, &r.columns_full[s.at], policy);
+                else
+                    tensor_load_all(dst, map, x, y, &r.columns_full[s.at], 3, policy);
                 slot_next(&s, p.column_slots);
             }
         if (p.columns_stay)
@@ -164,6 +170,17 @@ static __device__ __forceinline__ void write_largest(const struct scan_args *a, 
     }
 }
 
+/* A warp has done with a slot of keys and one of columns. */
+static __device__ __forceinline__ void slots_done(const struct rings *r, const struct scan_plan *p,
+                                                  bool keys_done, int32_t keys, int32_t columns)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    if (lane == 0 && keys_done)
+        barrier_arrive(&r->keys_empty[keys]);
+    if (lane < (uint32_t)p->cluster && !p->columns_stay)
+        barrier_arrive_at(&r->columns_empty[columns], lane);
+}
+
 template <typename acc, int MT, int NT>
 static __device__ void multiply(const struct scan_args *a, struct rings r)
 {
@@ -217,12 +234,8 @@ static __device__ void multiply(const struct scan_args *a, struct rings r)
                 wgmma_commit();
                 /* the products of the slabs before this one are done with */
                 wgmma_wait<1>();
-                if (i > 0 && lane == 0) {
-                    if (keys_done)
-                        barrier_arrive(&r.keys_empty[used_k]);
-                    if (!p.columns_stay)
-                        barrier_arrive(&r.columns_empty[used_c]);
-                }
+                if (i > 0)
+                    slots_done(&r, &p, keys_done, used_k, used_c);
                 used_k = k.at;
                 used_c = c.at;
                 slot_next(&k, p.key_slots);
@@ -232,12 +245,7 @@ static __device__ void multiply(const struct scan_args *a, struct rings r)
 #pragma unroll
             for (int m = 0; m < MT; m++)
                 wgmma_keep(d[m]);
-            if (lane == 0) {
-                if (keys_done)
-                    barrier_arrive(&r.keys_empty[used_k]);
-                if (!p.columns_stay)
-                    barrier_arrive(&r.columns_empty[used_c]);
-            }
+            slots_done(&r, &p, keys_done, used_k, used_c);
             if (a->ends)
                 write_largest<acc, MT, NT>(a, ends, factor, &rows, d, best);
             else
@@ -262,13 +270,13 @@ static __global__ void __launch_bounds__(THREADS, 1)
         barrier_init(&r.keys_full[threadIdx.x], 1);
         barrier_init(&r.columns_full[threadIdx.x], 1);
         barrier_init(&r.keys_empty[threadIdx.x], 8); /* warps that multiply */
-        barrier_init(&r.columns_empty[threadIdx.x], 8);
+        barrier_init(&r.columns_empty[threadIdx.x], 8 * (uint32_t)a.p.cluster);
         barrier_init_done();
     } else if (threadIdx.x == 32) {
         tensor_prefetch(&keys);
         tensor_prefetch(&columns);
     }
-    __syncthreads();
+    cluster_sync();
     if (threadIdx.x < 128) {
         registers_give<40>();
         if (threadIdx.x == 0)
@@ -279,6 +287,9 @@ static __global__ void __launch_bounds__(THREADS, 1)
         registers_take<232>();
         multiply<acc, MT, NT>(&a, r);
     }
+    /* the other block may still arrive at barriers of this one */
+    if (a.p.cluster > 1)
+        cluster_sync();
 }
 
 /* ---- the host's part ---------------------------------------------------------------- */
@@ -319,6 +330,8 @@ static bool shape_choose(const msa_cuda *c, const msa_cuda_scan_fast *a, struct 
         return false;
     s.p.n_slabs = (int32_t)slabs;
     s.p.n_tiles = (int32_t)((a->C + s.MT * 128 - 1) / (s.MT * 128));
+    s.p.cluster = s.p.columns_stay || s.p.n_tiles == 1 || c->n_sms < 2 ? 1 : 2;
+    s.p.n_tiles += s.p.n_tiles % s.p.cluster;
     s.p.n_column_tiles = (int32_t)((a->n_columns + s.NT - 1) / s.NT);
     s.p.key_slots = (int32_t)n_key;
     s.p.column_slots = (int32_t)n_column;
@@ -386,23 +399,28 @@ msa_rc msa_cuda_scan_fast_run(msa_cuda *c, cudaStream_t st, const msa_cuda_scan_
     CUtensorMap keys, columns;
     msa_rc rc = map_rows(&keys, a->rk, a->dtype, a->stride, a->W, a->C, s.MT * 128, err);
     if (rc < 0 ||
-        (rc = map_rows(&columns, a->columns, a->dtype, a->W, a->W, a->n_columns, s.NT, err)) < 0)
+        (rc = map_rows(&columns, a->columns, a->dtype, a->W, a->W, a->n_columns, s.NT / s.p.cluster,
+                       err)) < 0)
         return rc;
     struct scan_args args = {s.p, a->C, (int32_t)a->n_columns,
                              (int32_t)(SLAB / element_bytes(a->dtype)), a->scale, a->factor,
                              a->ends, a->out};
     scan_kernel *kernel = a->dtype == MSA_I8 ? kernel_of<int32_t>(&s) : kernel_of<float>(&s);
-    cudaLaunchAttribute overlap = {};
-    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    overlap.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute attrs[2] = {};
+    attrs[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attrs[0].val.programmaticStreamSerializationAllowed = 1;
+    attrs[1].id = cudaLaunchAttributeClusterDimension;
+    attrs[1].val.clusterDim.x = (unsigned)s.p.cluster;
+    attrs[1].val.clusterDim.y = attrs[1].val.clusterDim.z = 1;
+    const int32_t blocks = c->n_sms - c->n_sms % s.p.cluster;
     cudaLaunchConfig_t launch = {};
-    launch.gridDim = dim3((unsigned)(s.p.n_tiles < c->n_sms ? s.p.n_tiles : c->n_sms));
+    launch.gridDim = dim3((unsigned)(s.p.n_tiles < blocks ? s.p.n_tiles : blocks));
     launch.blockDim = dim3(THREADS);
     launch.dynamicSmemBytes =
         (size_t)(ALIGN_BYTES + (s.p.key_slots * s.MT * 128 + s.p.column_slots * s.NT) * SLAB);
     launch.stream = st;
-    launch.attrs = &overlap;
-    launch.numAttrs = 1;
+    launch.attrs = attrs;
+    launch.numAttrs = 2;
     MSA_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                       (int)launch.dynamicSmemBytes));
     return msa_cuda_error(cudaLaunchKernelEx(&launch, kernel, keys, columns, args), "scan", err);

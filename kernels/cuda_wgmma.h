@@ -35,6 +35,16 @@ static __device__ __forceinline__ void barrier_arrive(uint64_t *bar)
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_at(bar)) : "memory");
 }
 
+/* At the same barrier of a block of the cluster. */
+static __device__ __forceinline__ void barrier_arrive_at(uint64_t *bar, uint32_t block)
+{
+    asm volatile("{\n\t.reg .b32 there;\n\t"
+                 "mapa.shared::cluster.u32 there, %0, %1;\n\t"
+                 "mbarrier.arrive.shared::cluster.b64 _, [there];\n\t}" ::"r"(shared_at(bar)),
+                 "r"(block)
+                 : "memory");
+}
+
 /* One arrival, and `bytes` that copies have still to bring. */
 static __device__ __forceinline__ void barrier_expect(uint64_t *bar, uint32_t bytes)
 {
@@ -55,6 +65,19 @@ static __device__ __forceinline__ void barrier_wait(uint64_t *bar, uint32_t pari
                      : "r"(shared_at(bar)), "r"(parity)
                      : "memory");
     while (!over);
+}
+
+static __device__ __forceinline__ uint32_t cluster_rank(void)
+{
+    uint32_t rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+/* All threads of all blocks of the cluster. */
+static __device__ __forceinline__ void cluster_sync(void)
+{
+    asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
 /* ---- the copy unit ------------------------------------------------------------------ */
@@ -83,6 +106,19 @@ static __device__ __forceinline__ void tensor_load(void *dst, const CUtensorMap 
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
                  ".L2::cache_hint [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_at(dst)),
                  "l"(map), "r"(shared_at(bar)), "r"(x), "r"(y), "l"(policy)
+                 : "memory");
+}
+
+/* The same into every block of the cluster that has a bit in `blocks`, at the same place
+ * and counting at the same barrier of each. */
+static __device__ __forceinline__ void tensor_load_all(void *dst, const CUtensorMap *map, int32_t x,
+                                                       int32_t y, uint64_t *bar, uint16_t blocks,
+                                                       uint64_t policy)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster.L2::cache_hint [%0], [%1, {%3, %4}], [%2], %5, %6;" ::"r"(
+                     shared_at(dst)),
+                 "l"(map), "r"(shared_at(bar)), "r"(x), "r"(y), "h"(blocks), "l"(policy)
                  : "memory");
 }
 
