@@ -172,7 +172,7 @@ test-docs: all
 	tests/docs_run.sh $(B) $(DIR)
 
 # what `make test-cuda` runs; lib/ is for machines that lack the shared libraries
-CUDA_RUNS := $(addprefix build/cuda/,msa-batch msa-golden $(patsubst %.c,%,$(wildcard tests/test_kernels.c tests/test_cuda*.c tests/bench_cuda*.c)))
+CUDA_RUNS := $(addprefix build/cuda/,msa-batch msa-golden $(patsubst %.c,%,$(wildcard tests/test_kernels*.c tests/test_cuda*.c tests/bench_cuda*.c)))
 .PHONY: cuda cuda-runs test-cuda
 ## make cuda         build the programs with CUDA in build/cuda (needs the CUDA toolkit, no GPU)
 cuda:
