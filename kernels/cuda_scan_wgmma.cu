@@ -221,9 +221,6 @@ static __device__ void multiply(const struct scan_args *a, struct rings r)
                 barrier_wait(&r.columns_full[c.at], c.parity);
                 const uint64_t bd = slab_descriptor(columns + (uint32_t)(c.at * NT * SLAB));
                 const uint64_t ad = slab_descriptor(keys + (uint32_t)(k.at * MT * 128 * SLAB));
-#pragma unroll
-                for (int m = 0; m < MT; m++)
-                    wgmma_keep(d[m]);
                 wgmma_begin();
 #pragma unroll
                 for (int step = 0; step < SLAB / 32; step++)
@@ -311,7 +308,7 @@ static bool shape_choose(const msa_cuda *c, const msa_cuda_scan_fast *a, struct 
     int64_t n_key, n_column;
     if (slabs > INT32_MAX / 256 || a->n_columns > INT32_MAX / 2 || a->C > INT32_MAX / 2)
         return false;
-    s.NT = a->n_columns <= 64 ? 64 : a->n_columns <= 128 ? 128 : 256;
+    s.NT = a->n_columns <= 64 ? 64 : a->n_columns <= 128 ? 128 : a->n_columns <= 192 ? 192 : 256;
     if (a->n_columns <= s.NT && slabs <= MAX_SLOTS && slabs * s.NT * SLAB + 3 * key <= room) {
         s.p.columns_stay = true;
         n_column = slabs;
