@@ -1,0 +1,292 @@
+/* CUDA: products of few rows, which read each weight once, and products of any shape.
+ *
+ * Decoding multiplies 1 to 16 rows with every weight, so what counts is how fast the
+ * weight arrives: 16-byte loads, four to eight in flight a thread, and enough blocks of few
+ * weight rows each, whose threads share the row's K, that all of the card pulls.
+ * Up to 4 rows are multiplied by ordinary arithmetic, up to 16 by tensor cores with
+ * the weight as the side of 16 rows. The order of a sum depends on K alone (and on
+ * which of the two it is), not on the number of rows. */
+#include "kernels/cuda_elem.h"
+#include "kernels/cuda_gemv.h"
+
+/* 16 bytes, or zeros when `in` is false; what is read once is kept out of L1. */
+static __device__ __forceinline__ uint4 load_once(const void *p, bool in)
+{
+    uint4 v = make_uint4(0, 0, 0, 0);
+    if (in)
+        asm volatile("ld.global.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                     : "l"(p)
+                     : "memory");
+    return v;
+}
+
+static __device__ __forceinline__ uint4 load_often(const void *p, bool in)
+{
+    uint4 v = make_uint4(0, 0, 0, 0);
+    if (in)
+        asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                     : "l"(p)
+                     : "memory");
+    return v;
+}
+
+template <class T>
+static __device__ __forceinline__ void put(void *out, msa_linear_mode mode, int64_t at, float v)
+{
+    if (mode == MSA_LINEAR_ACT)
+        ((typename T::elem *)out)[at] = T::set(v);
+    else if (mode == MSA_LINEAR_F32)
+        ((float *)out)[at] = v;
+    else
+        ((float *)out)[at] += v;
+}
+
+/* ---- up to 4 rows ----------------------------------------------------------------- */
+
+enum { GEMV_ROWS = 4, GEMV_THREADS = 256 }; /* weight rows of a block */
+
+/* Sums n values a lane over the warp; lane l gets value l / (32 / n). Each step
+ * halves the values that a lane still carries. */
+template <int n> static __device__ __forceinline__ float fold(float (&v)[n], int lane)
+{
+    int o = 16;
+#pragma unroll
+    for (int left = n; left > 1; left /= 2, o /= 2) {
+        const bool upper = lane & o;
+#pragma unroll
+        for (int i = 0; i < left / 2; i++) {
+            const float give = upper ? v[i] : v[i + left / 2], keep = upper ? v[i + left / 2] : v[i];
+            v[i] = keep + __shfl_xor_sync(~0u, give, o);
+        }
+    }
+    float sum = v[0];
+#pragma unroll
+    for (int d = 16 / n; d > 0; d /= 2)
+        sum += __shfl_xor_sync(~0u, sum, d);
+    return sum;
+}
+
+template <int M>
+static __device__ __forceinline__ void multiply(const uint4 w[GEMV_ROWS], const uint4 x[M],
+                                                float acc[GEMV_ROWS * M])
+{
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+        float a[8];
+        msa_cuda_bf16::unpack(x[m], a);
+#pragma unroll
+        for (int r = 0; r < GEMV_ROWS; r++) {
+            float b[8];
+            msa_cuda_bf16::unpack(w[r], b);
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                acc[r * M + m] = fmaf(a[j], b[j], acc[r * M + m]);
+        }
+    }
+}
+
+template <int M>
+__global__ void __launch_bounds__(GEMV_THREADS)
+gemv_kernel(const __nv_bfloat16 *W, const __nv_bfloat16 *x, int rows, int64_t N, int64_t K, void *out,
+            msa_linear_mode mode)
+{
+    enum { VALUES = GEMV_ROWS * M };
+    __shared__ float part[GEMV_THREADS / 32][VALUES];
+    const int64_t n0 = (int64_t)blockIdx.x * GEMV_ROWS;
+    const int pieces = (int)(K / 8);
+    const uint4 *w[GEMV_ROWS], *xs[M];
+#pragma unroll
+    for (int r = 0; r < GEMV_ROWS; r++)
+        w[r] = (const uint4 *)(W + min(n0 + r, N - 1) * K);
+#pragma unroll
+    for (int m = 0; m < M; m++)
+        xs[m] = (const uint4 *)(x + min(m, rows - 1) * K);
+    float acc[VALUES];
+#pragma unroll
+    for (int i = 0; i < VALUES; i++)
+        acc[i] = 0;
+    for (int p0 = 0; p0 < pieces; p0 += 2 * blockDim.x) {
+        const int p = p0 + threadIdx.x, q = p + blockDim.x;
+        uint4 a[GEMV_ROWS], b[GEMV_ROWS], xa[M], xb[M];
+#pragma unroll
+        for (int r = 0; r < GEMV_ROWS; r++)
+            a[r] = load_once(w[r] + p, p < pieces);
+#pragma unroll
+        for (int r = 0; r < GEMV_ROWS; r++)
+            b[r] = load_once(w[r] + q, q < pieces);
+#pragma unroll
+        for (int m = 0; m < M; m++)
+            xa[m] = load_often(xs[m] + p, p < pieces);
+#pragma unroll
+        for (int m = 0; m < M; m++)
+            xb[m] = load_often(xs[m] + q, q < pieces);
+        multiply<M>(a, xa, acc);
+        multiply<M>(b, xb, acc);
+    }
+    const int lane = threadIdx.x % 32;
+    const float sum = fold<VALUES>(acc, lane);
+    if (lane % (32 / VALUES) == 0)
+        part[threadIdx.x / 32][lane / (32 / VALUES)] = sum;
+    __syncthreads();
+    if (threadIdx.x >= VALUES)
+        return;
+    const int64_t n = n0 + threadIdx.x / M;
+    const int m = threadIdx.x % M;
+    if (n >= N || m >= rows)
+        return;
+    float all = 0;
+    for (int i = 0; i < (int)blockDim.x / 32; i++)
+        all += part[i][threadIdx.x];
+    put<msa_cuda_bf16>(out, mode, m * N + n, all);
+}
+
+/* ---- up to 16 rows --------------------------------------------------------------------- */
+
+enum { MMA_ROWS = 16, MMA_STEP = 32, MMA_AHEAD = 4, MMA_WARPS = 16, MMA_PITCH = 20 };
+
+static __device__ __forceinline__ void mma(float c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                           uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/* A block: 16 weight rows; its warps take turns at steps of 32 columns. In a step a
+ * lane loads 8 consecutive columns of two weight rows and of one row of x an 8-row
+ * tile: the products pair them in another order than the columns', the same on both
+ * sides. */
+template <int TILES>
+__global__ void __launch_bounds__(32 * MMA_WARPS)
+mma_kernel(const __nv_bfloat16 *W, const __nv_bfloat16 *x, int rows, int64_t N, int64_t K, void *out,
+           msa_linear_mode mode)
+{
+    __shared__ float part[MMA_WARPS][8 * TILES][MMA_PITCH];
+    const int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
+    const int g = lane / 4, t = lane % 4;
+    const int64_t n0 = (int64_t)blockIdx.x * MMA_ROWS;
+    const __nv_bfloat16 *w0 = W + min(n0 + g, N - 1) * K + t * 8;
+    const __nv_bfloat16 *w1 = W + min(n0 + g + 8, N - 1) * K + t * 8;
+    const __nv_bfloat16 *xs[TILES];
+#pragma unroll
+    for (int i = 0; i < TILES; i++)
+        xs[i] = x + min(i * 8 + g, rows - 1) * K + t * 8;
+    float acc[TILES][4] = {{0}};
+    const int64_t end = K - t * 8; /* what lies from here on is another row's */
+    for (int64_t k = warp * MMA_STEP; k < K; k += (int64_t)warps * MMA_STEP * MMA_AHEAD) {
+        uint4 a[MMA_AHEAD][2], b[MMA_AHEAD][TILES];
+#pragma unroll
+        for (int u = 0; u < MMA_AHEAD; u++) {
+            const int64_t at = k + (int64_t)u * warps * MMA_STEP;
+            a[u][0] = load_once(w0 + at, at < end);
+            a[u][1] = load_once(w1 + at, at < end);
+#pragma unroll
+            for (int i = 0; i < TILES; i++)
+                b[u][i] = load_often(xs[i] + at, at < end);
+        }
+        __syncwarp(); /* keeps the compiler from moving each load to its use */
+#pragma unroll
+        for (int u = 0; u < MMA_AHEAD; u++)
+#pragma unroll
+            for (int i = 0; i < TILES; i++) {
+                mma(acc[i], a[u][0].x, a[u][1].x, a[u][0].y, a[u][1].y, b[u][i].x, b[u][i].y);
+                mma(acc[i], a[u][0].z, a[u][1].z, a[u][0].w, a[u][1].w, b[u][i].z, b[u][i].w);
+            }
+    }
+#pragma unroll
+    for (int i = 0; i < TILES; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            part[warp][i * 8 + 2 * t + j % 2][g + j / 2 * 8] = acc[i][j];
+    __syncthreads();
+    for (int e = threadIdx.x; e < 8 * TILES * MMA_ROWS; e += blockDim.x) {
+        const int m = e / MMA_ROWS, r = e % MMA_ROWS;
+        if (m >= rows || n0 + r >= N)
+            continue;
+        float all = 0;
+        for (int i = 0; i < warps; i++)
+            all += part[i][m][r];
+        put<msa_cuda_bf16>(out, mode, m * N + n0 + r, all);
+    }
+}
+
+/* ---- any shape ------------------------------------------------------------------------------ */
+
+enum { TILE = 16 };
+
+template <class T>
+__global__ void any_kernel(const typename T::elem *W, const typename T::elem *x, int64_t M, int64_t N, int64_t K,
+                           void *out, msa_linear_mode mode)
+{
+    __shared__ float xs[TILE][TILE + 1], ws[TILE][TILE + 1];
+    const int tx = threadIdx.x, ty = threadIdx.y;
+    const int64_t n0 = (int64_t)blockIdx.x * TILE;
+    for (int64_t m0 = (int64_t)blockIdx.y * TILE; m0 < M; m0 += (int64_t)gridDim.y * TILE) {
+        float sum = 0;
+        for (int64_t k = 0; k < K; k += TILE) {
+            const bool in = k + tx < K;
+            xs[ty][tx] = in && m0 + ty < M ? T::get(x[(m0 + ty) * K + k + tx]) : 0;
+            ws[ty][tx] = in && n0 + ty < N ? T::get(W[(n0 + ty) * K + k + tx]) : 0;
+            __syncthreads();
+#pragma unroll
+            for (int i = 0; i < TILE; i++)
+                sum = fmaf(xs[ty][i], ws[tx][i], sum);
+            __syncthreads();
+        }
+        if (m0 + ty < M && n0 + tx < N)
+            put<T>(out, mode, (m0 + ty) * N + n0 + tx, sum);
+    }
+}
+
+/* ---- launches --------------------------------------------------------------------------------- */
+
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* Warps of a block whose threads share `steps` steps, `ahead` at a time: as many as
+ * fit, and no more than keep the last turn full. */
+static int warps_for(int64_t steps, int64_t ahead, int64_t most)
+{
+    const int64_t turns = ceil_div(steps, ahead * most);
+    return (int)ceil_div(steps, ahead * turns);
+}
+
+bool msa_cuda_few_rows(int64_t M, int64_t N, int64_t K)
+{
+    return M <= 16 && K % 8 == 0 && K <= INT32_MAX && N <= INT32_MAX;
+}
+
+void msa_cuda_linear_few(const void *W, const void *x, int64_t M, int64_t N, int64_t K, void *out,
+                         msa_linear_mode mode, cudaStream_t s)
+{
+    const __nv_bfloat16 *w = (const __nv_bfloat16 *)W, *a = (const __nv_bfloat16 *)x;
+    const int rows = (int)M;
+    const unsigned gemv_blocks = (unsigned)ceil_div(N, GEMV_ROWS), mma_blocks = (unsigned)ceil_div(N, MMA_ROWS);
+    const int gemv_threads = 32 * warps_for(ceil_div(K, 8 * 32), 2, GEMV_THREADS / 32);
+    const int mma_threads = 32 * warps_for(ceil_div(K, MMA_STEP), MMA_AHEAD, MMA_WARPS);
+    if (M == 1)
+        gemv_kernel<1><<<gemv_blocks, gemv_threads, 0, s>>>(w, a, rows, N, K, out, mode);
+    else if (M == 2)
+        gemv_kernel<2><<<gemv_blocks, gemv_threads, 0, s>>>(w, a, rows, N, K, out, mode);
+    else if (M <= 4)
+        gemv_kernel<4><<<gemv_blocks, gemv_threads, 0, s>>>(w, a, rows, N, K, out, mode);
+    else if (M <= 8)
+        mma_kernel<1><<<mma_blocks, mma_threads, 0, s>>>(w, a, rows, N, K, out, mode);
+    else
+        mma_kernel<2><<<mma_blocks, mma_threads, 0, s>>>(w, a, rows, N, K, out, mode);
+}
+
+void msa_cuda_linear_any(msa_dtype act, const void *W, const void *x, int64_t M, int64_t N, int64_t K, void *out,
+                         msa_linear_mode mode, cudaStream_t s)
+{
+    const int64_t down = ceil_div(M, TILE);
+    const dim3 grid((unsigned)ceil_div(N, TILE), (unsigned)(down < UINT16_MAX ? down : UINT16_MAX));
+    const dim3 block(TILE, TILE);
+    if (act == MSA_F32)
+        any_kernel<msa_cuda_f32><<<grid, block, 0, s>>>((const float *)W, (const float *)x, M, N, K, out, mode);
+    else
+        any_kernel<msa_cuda_bf16><<<grid, block, 0, s>>>((const __nv_bfloat16 *)W, (const __nv_bfloat16 *)x, M, N,
+                                                         K, out, mode);
+}
