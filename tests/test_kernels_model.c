@@ -1,0 +1,527 @@
+/* The decoder's operations at the shapes of the two models (SmolLM2-135M and the
+ * published 4B one), which take other paths than small odd ones, and recorded
+ * runs of a decoding step. The reference computes samples of what is too much for
+ * it. A name on the command line ("cuda:0") is tested instead of the CPU backends. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "kernels/dtype.h"
+#include "tests/support_kernels.h"
+
+#define OK(call) assert_int_equal((call), MSA_OK)
+
+/* ---- products ------------------------------------------------------------------ */
+
+/* n numbers of bf16 between 1/8 and 1/2 in magnitude. */
+static uint16_t *random_bf16(int64_t n)
+{
+    uint16_t *p = msa_alloc(n, sizeof *p);
+    assert_non_null(p);
+    for (int64_t i = 0; i < n; i++)
+        p[i] = (uint16_t)(0x3e00 | (msa_rand_int(0, INT32_MAX) & 0x80ff));
+    return p;
+}
+
+/* Sums of whole rows would take the reference minutes: some of the results, chosen
+ * so that every border of a tile may be among them, in double. */
+static void product_case(const msa_subject *s, const msa_kern_weight *w, const uint16_t *w16, int64_t M,
+                         int64_t N, int64_t K, msa_linear_mode mode)
+{
+    enum { SAMPLES = 1500 };
+    float *x = msa_rand_new(M * K, 1), *y = msa_rand_new(M * N, 8), got[SAMPLES], want[SAMPLES];
+    msa_tensor tx = msa_tensor_of(s->k, s->act, x, M * K);
+    msa_tensor ty = mode == MSA_LINEAR_ADD ? msa_tensor_of(s->k, MSA_F32, y, M * N)
+                                           : msa_tensor_new(s->k, mode == MSA_LINEAR_ACT ? s->act : MSA_F32,
+                                                            M * N);
+    OK(msa_kern_linear(s->k, NULL, w, tx.p, M, ty.p, mode, NULL));
+    msa_tensor_read(&tx, x); /* as rounded */
+    float *out = malloc((size_t)(M * N) * 4);
+    msa_tensor_read(&ty, out);
+    for (int64_t i = 0; mode != MSA_LINEAR_ADD && i < M * N; i++)
+        if (!(fabsf(out[i]) > 1e-12f) || !(fabsf(out[i]) < 1e6f)) /* the pattern is 3e-16 */
+            fail_msg("%s: linear %dx%dx%d left place %lld as %g", s->name, (int)M, (int)N, (int)K,
+                     (long long)i, out[i]);
+    for (int i = 0; i < SAMPLES; i++) {
+        const int64_t m = i % 3 ? msa_rand_int(0, M - 1) : i % 2 ? M - 1 : 0;
+        const int64_t n = i % 4 ? msa_rand_int(0, N - 1) : i % 8 ? N - 1 - i % 64 : i % 64;
+        double sum = mode == MSA_LINEAR_ADD ? y[m * N + n] : 0;
+        for (int64_t j = 0; j < K; j++)
+            sum += (double)x[m * K + j] * msa_bf16_to_f32(w16[n * K + j]);
+        want[i] = (float)sum;
+        got[i] = out[m * N + n];
+    }
+    msa_check_close(s, got, want, SAMPLES, mode == MSA_LINEAR_ACT ? msa_sum_bound(s) : 2e-12, "linear");
+    msa_tensor_done(&tx), msa_tensor_done(&ty);
+    free(x), free(y), free(out);
+}
+
+static void products_of_the_models(void **unused)
+{
+    (void)unused;
+    static const int64_t small[][2] = {{960, 576}, {576, 576}, {3072, 576}, {576, 1536}, {49152, 576}};
+    static const int64_t large[][2] = {{6144, 2560}, {2560, 4096}, {19456, 2560}, {2560, 9728}, {1024, 2560},
+                                       {4096, 2560}, {151936, 2560}};
+    static const int64_t rows[] = {1, 2, 3, 7, 16, 17, 64, 300};
+    MSA_EACH_SUBJECT(s) {
+        msa_rand_seed(51);
+        for (int which = 0; which < (s->host ? 1 : 2); which++)
+            for (size_t i = 0; i < (which ? 7 : s->host ? 4 : 5); i++) {
+                const int64_t N = which ? large[i][0] : small[i][0], K = which ? large[i][1] : small[i][1];
+                uint16_t *w16 = random_bf16(N * K);
+                msa_kern_weight *w;
+                OK(msa_kern_weight_new(s->k, w16, MSA_BF16, N, K, &w, NULL));
+                for (size_t m = 0; m < sizeof rows / sizeof *rows; m++) {
+                    const bool logits = N > 40000; /* a row a question, as f32 */
+                    for (int mode = 0; mode < 3; mode++)
+                        if (logits ? mode == MSA_LINEAR_F32 && m % 3 == 0
+                                   : !s->host || (rows[m] < 20 && (int)m % 3 == mode))
+                            product_case(s, w, w16, rows[m], N, K, (msa_linear_mode)mode);
+                }
+                msa_kern_weight_free(s->k, w);
+                free(w16);
+            }
+    }
+}
+
+/* ---- rows ------------------------------------------------------------------------- */
+
+static void rows_case(const msa_subject *s, msa_kern_heads h, int64_t E, int64_t I, int64_t M)
+{
+    const int64_t width = (h.H + 2 * h.G) * h.D;
+    float *x = msa_rand_new(M * E, 3), *gamma = msa_rand_new(E + 2 * h.D, 2), *out[2][6];
+    float *gu = msa_rand_new(M * 2 * I, 8), *qkv = msa_rand_new(M * width, 2);
+    int64_t pos[200], C = M / 3 + 1, idx[3] = {M - 1, 0, M / 2};
+    msa_kern_chunk chunks[200];
+    for (int64_t m = 0; m < M; m++)
+        pos[m] = msa_rand_int(0, 40000);
+    for (int64_t c = 0; c < C; c++) {
+        chunks[c].start = msa_rand_int(0, M - 1);
+        chunks[c].len = msa_rand_int(1, M - chunks[c].start < 64 ? M - chunks[c].start : 64);
+    }
+    for (int side = 0; side < 2; side++) {
+        msa_kern *k = side ? s->ref : s->k;
+        msa_tensor tg = msa_tensor_of(k, MSA_F32, gamma, E + 2 * h.D), tx = msa_tensor_of(k, MSA_F32, x, M * E);
+        msa_tensor tu = msa_tensor_of(k, s->act, gu, M * 2 * I), tq = msa_tensor_of(k, s->act, qkv, M * width);
+        msa_tensor tp = msa_tensor_raw(k, pos, M, 8), a = msa_tensor_new(k, s->act, M * E);
+        msa_tensor b = msa_tensor_new(k, s->act, M * I), r = msa_tensor_new(k, MSA_F32, 3 * E);
+        msa_tensor c = msa_tensor_new(k, MSA_F32, C * h.G * h.D), d = msa_tensor_new(k, MSA_F32, C * E);
+        OK(msa_kern_rms_norm(k, NULL, tx.p, tg.p, 1e-6f, M, E, a.p, NULL));
+        OK(msa_kern_swiglu(k, NULL, tu.p, M, I, b.p, NULL));
+        OK(msa_kern_qk_rope(k, NULL, tq.p, M, h, (float *)tg.p + E, (float *)tg.p + E + h.D, 1e-6f, tp.p, 1e6,
+                            NULL));
+        OK(msa_kern_gather(k, NULL, tx.p, E, idx, 3, r.p, NULL));
+        OK(msa_kern_pool(k, NULL, tq.p, s->act == MSA_F32, width, h.H * h.D, h.G * h.D, chunks, C, c.p, NULL));
+        OK(msa_kern_pool(k, NULL, a.p, s->act == MSA_F32, E, 0, E, chunks, C, d.p, NULL));
+        OK(msa_kern_unit_heads(k, NULL, c.p, C, h.G, h.D, NULL));
+        msa_tensor *read[6] = {&a, &b, &tq, &r, &c, &d};
+        for (int i = 0; i < 6; i++) {
+            out[side][i] = malloc((size_t)read[i]->n * 4);
+            msa_tensor_read(read[i], out[side][i]);
+        }
+        msa_tensor *done[] = {&tg, &tx, &tu, &tq, &tp, &a, &b, &r, &c, &d};
+        for (size_t i = 0; i < sizeof done / sizeof *done; i++)
+            msa_tensor_done(done[i]);
+    }
+    msa_check_close(s, out[0][0], out[1][0], M * E, msa_sum_bound(s), "rms_norm");
+    msa_check_close(s, out[0][1], out[1][1], M * I, msa_sum_bound(s), "swiglu");
+    msa_check_close(s, out[0][2], out[1][2], M * width, msa_sum_bound(s), "qk_rope");
+    assert_memory_equal(out[0][3], out[1][3], (size_t)(3 * E) * 4);
+    /* what was rounded to bf16 the other way before */
+    msa_check_close(s, out[0][4], out[1][4], C * h.G * h.D, msa_sum_bound(s), "pool and unit_heads");
+    msa_check_close(s, out[0][5], out[1][5], C * E, msa_sum_bound(s), "pool");
+    for (int i = 0; i < 12; i++)
+        free(out[i / 6][i % 6]);
+    free(x), free(gamma), free(gu), free(qkv);
+}
+
+static void rows_of_the_models(void **unused)
+{
+    (void)unused;
+    MSA_EACH_SUBJECT(s) {
+        msa_rand_seed(52);
+        rows_case(s, (msa_kern_heads){9, 3, 64}, 576, 1536, 5);
+        rows_case(s, (msa_kern_heads){32, 8, 128}, 2560, 9728, 2);
+        if (s->host)
+            continue;
+        rows_case(s, (msa_kern_heads){9, 3, 64}, 576, 1536, 129);
+        rows_case(s, (msa_kern_heads){32, 8, 128}, 2560, 9728, 190);
+    }
+}
+
+/* ---- attention ---------------------------------------------------------------------- */
+
+static void packed_case(const msa_subject *s, msa_kern_heads h, const int64_t *lens, int64_t S)
+{
+    int64_t start[16] = {1};
+    for (int64_t i = 0; i < S; i++)
+        start[i + 1] = start[i] + lens[i];
+    const int64_t M = start[S] + 1, width = (h.H + 2 * h.G) * h.D, n = M * h.H * h.D;
+    float *x = msa_rand_new(M * width, 2), *out[2];
+    for (int side = 0; side < 2; side++) {
+        msa_kern *k = side ? s->ref : s->k;
+        msa_tensor tx = msa_tensor_of(k, s->act, x, M * width), y = msa_tensor_new(k, s->act, n);
+        OK(msa_kern_attn_packed(k, NULL, tx.p, M, h, start, S, y.p, NULL));
+        out[side] = malloc((size_t)n * 4);
+        msa_tensor_read(&y, out[side]);
+        msa_tensor_done(&tx), msa_tensor_done(&y);
+    }
+    msa_check_close(s, out[0], out[1], n, msa_attn_bound(s), "attn_packed");
+    /* the rows of each sequence by themselves: one bad row must not hide among many */
+    for (int64_t m = start[0]; m < start[S]; m++)
+        msa_check_close(s, out[0] + m * h.H * h.D, out[1] + m * h.H * h.D, h.H * h.D,
+                        s->act == MSA_F32 ? 2e-11 : 4e-4, "a row of attn_packed");
+    free(x), free(out[0]), free(out[1]);
+}
+
+static void packed_attention_of_the_models(void **unused)
+{
+    (void)unused;
+    MSA_EACH_SUBJECT(s) {
+        msa_rand_seed(53);
+        packed_case(s, (msa_kern_heads){3, 1, 64}, (int64_t[]){1, 65, 0, 2}, 4);
+        packed_case(s, (msa_kern_heads){4, 1, 128}, (int64_t[]){63, 1, 17}, 3);
+        if (s->host)
+            continue;
+        packed_case(s, (msa_kern_heads){9, 3, 64}, (int64_t[]){1, 129, 64, 300, 7, 0, 65}, 7);
+        packed_case(s, (msa_kern_heads){3, 1, 64}, (int64_t[]){700, 1, 127}, 3);
+        packed_case(s, (msa_kern_heads){8, 2, 128}, (int64_t[]){1, 31, 130, 2, 256, 63}, 6);
+        packed_case(s, (msa_kern_heads){4, 1, 128}, (int64_t[]){128, 700, 33}, 3);
+        packed_case(s, (msa_kern_heads){32, 8, 128}, (int64_t[]){75, 90, 1}, 3);
+        packed_case(s, (msa_kern_heads){6, 2, 96}, (int64_t[]){200, 65}, 2);
+    }
+}
+
+/* A bank's rows in three types, I8 as the reference quantises them. */
+typedef struct bank {
+    msa_tensor exact[2], bytes, scale; /* K rows, then V rows */
+} bank;
+
+static bank bank_new(const msa_subject *s, msa_kern *k, const float *x, int64_t rows, int64_t stride,
+                     msa_kern_heads h)
+{
+    const int64_t W = h.G * h.D;
+    bank b = {{msa_tensor_of(k, MSA_F32, x, 2 * rows * stride), msa_tensor_of(k, MSA_BF16, x, 2 * rows * stride)},
+              {0}, {0}};
+    msa_tensor from = msa_tensor_of(s->ref, MSA_F32, x, 2 * rows * stride);
+    msa_tensor to = msa_tensor_new(s->ref, MSA_I8, 2 * rows * stride);
+    msa_tensor f = msa_tensor_new(s->ref, MSA_F16, 2 * rows * (h.G + 1));
+    OK(msa_kern_quantize(s->ref, NULL, from.p, MSA_F32, stride, W, h.D, 2 * rows, to.p, stride, f.p, MSA_F16,
+                         h.G + 1, NULL));
+    b.bytes = msa_tensor_raw(k, to.p, to.n, 1);
+    b.scale = msa_tensor_raw(k, f.p, f.n, 2);
+    msa_tensor_done(&from), msa_tensor_done(&to), msa_tensor_done(&f);
+    return b;
+}
+
+static msa_kern_seg bank_seg(const bank *b, msa_dtype t, int64_t first, int64_t n, int64_t rows, int64_t stride,
+                             int64_t G)
+{
+    const msa_tensor *from = t == MSA_I8 ? &b->bytes : &b->exact[t];
+    msa_kern_seg seg = {.k = msa_elem_at(from->p, t, first * stride), .n_rows = n, .stride = stride,
+                        .v = msa_elem_at(from->p, t, (rows + first) * stride), .dtype = t};
+    if (t == MSA_I8) {
+        seg.scale_stride = G + 1;
+        seg.k_scale = (uint16_t *)b->scale.p + first * (G + 1);
+        seg.v_scale = (uint16_t *)b->scale.p + (rows + first) * (G + 1);
+    }
+    return seg;
+}
+
+static void bank_done(bank *b)
+{
+    msa_tensor_done(&b->exact[0]), msa_tensor_done(&b->exact[1]);
+    msa_tensor_done(&b->bytes), msa_tensor_done(&b->scale);
+}
+
+/* B questions of `rows` rows each, with `segs` documents and `own` cached rows. */
+static void memory_case(const msa_subject *s, msa_kern_heads h, int64_t B, int64_t rows, int64_t segs,
+                        int64_t own, int types)
+{
+    enum { ROWS = 90 };
+    const int64_t W = h.G * h.D, stride = W + (types & 4 ? 8 : types & 8 ? 3 : 0), q_stride = h.H * h.D + 2 * W;
+    const int64_t M = B * rows, n = M * h.H * h.D, cap = own + B;
+    int64_t row_start[65], seg_start[65];
+    float *q = msa_rand_new(M * q_stride, 2), *x = msa_rand_new(2 * ROWS * stride, 2);
+    float *cache = msa_rand_new(2 * cap * W, 2), *out[2];
+    int64_t first[1024], len[1024];
+    for (int64_t i = 0; i < B * segs; i++) {
+        len[i] = i % 7 == 3 ? 0 : msa_rand_int(1, i % 11 == 5 ? 70 : 6);
+        first[i] = msa_rand_int(0, ROWS - len[i]);
+    }
+    for (int side = 0; side < 2; side++) {
+        msa_kern *k = side ? s->ref : s->k;
+        bank b = bank_new(s, k, x, ROWS, stride, h);
+        msa_tensor tq = msa_tensor_of(k, s->act, q, M * q_stride), y = msa_tensor_new(k, s->act, n);
+        msa_tensor tc = msa_tensor_of(k, s->act, cache, 2 * cap * W);
+        msa_kern_seg seg[1024];
+        msa_kern_cache c[64];
+        for (int64_t i = 0; i < B * segs; i++)
+            seg[i] = bank_seg(&b, (msa_dtype[]){MSA_BF16, MSA_I8, MSA_F32, MSA_I8}[types & 3 ? types & 3 : i & 3],
+                              first[i], len[i], ROWS, stride, h.G);
+        for (int64_t i = 0; i <= B; i++) {
+            row_start[i] = i * rows;
+            seg_start[i] = i * segs;
+            if (i < B)
+                c[i] = (msa_kern_cache){tc.p, msa_elem_at(tc.p, s->act, cap * W), own + i};
+        }
+        OK(msa_kern_attn_memory(k, NULL, tq.p, q_stride, h, B, row_start, seg, seg_start, c, y.p, NULL));
+        out[side] = malloc((size_t)n * 4);
+        msa_tensor_read(&y, out[side]);
+        msa_tensor_done(&tq), msa_tensor_done(&y), msa_tensor_done(&tc);
+        bank_done(&b);
+    }
+    msa_check_close(s, out[0], out[1], n, msa_attn_bound(s), "attn_memory");
+    for (int64_t m = 0; m < M; m++)
+        msa_check_close(s, out[0] + m * h.H * h.D, out[1] + m * h.H * h.D, h.H * h.D,
+                        s->act == MSA_F32 ? 2e-11 : 4e-4, "a row of attn_memory");
+    free(q), free(x), free(cache), free(out[0]), free(out[1]);
+}
+
+static void memory_attention_of_the_models(void **unused)
+{
+    (void)unused;
+    MSA_EACH_SUBJECT(s) {
+        msa_rand_seed(54);
+        memory_case(s, (msa_kern_heads){3, 1, 64}, 3, 1, 5, 40, 0);
+        memory_case(s, (msa_kern_heads){4, 1, 128}, 2, 5, 3, 30, 1);
+        memory_case(s, (msa_kern_heads){2, 2, 17}, 2, 3, 4, 9, 8);
+        if (s->host)
+            continue;
+        for (int types = 0; types < 12; types++) {
+            memory_case(s, (msa_kern_heads){9, 3, 64}, 3, types % 3 ? 1 : 20, 16, 300, types);
+            memory_case(s, (msa_kern_heads){8, 2, 128}, 4, types % 3 ? 1 : 7, 16, 500, types);
+        }
+        memory_case(s, (msa_kern_heads){32, 8, 128}, 64, 1, 16, 130, 0);
+        memory_case(s, (msa_kern_heads){32, 8, 128}, 1, 1, 16, 500, 1);
+        memory_case(s, (msa_kern_heads){8, 2, 128}, 1, 150, 16, 700, 0);
+        memory_case(s, (msa_kern_heads){3, 1, 64}, 2, 129, 3, 129, 1);
+    }
+}
+
+/* ---- sampling --------------------------------------------------------------------------- */
+
+static void sampling_of_the_models(void **unused)
+{
+    (void)unused;
+    enum { B = 3 };
+    static const int64_t vocabularies[] = {49152, 151936};
+    MSA_EACH_SUBJECT(s) {
+        msa_rand_seed(55);
+        for (int round = 0; round < (s->host ? 1 : 8); round++) {
+            const int64_t V = vocabularies[round & 1];
+            float *l = msa_rand_new(B * V, 9);
+            for (int64_t i = 0; i < B * V; i++)
+                l[i] = i / V == 1 ? rintf(l[i]) : l[i];
+            msa_kern_sample p[B] = {{0, 1, 0}, {0.8f, 0.9f, fabsf(msa_rand_unit()) * 0.999f},
+                                    {1.3f, 1, fabsf(msa_rand_unit()) * 0.999f}};
+            int32_t ids[2][B];
+            for (int side = 0; side < 2; side++) {
+                msa_kern *k = side ? s->ref : s->k;
+                msa_tensor t = msa_tensor_of(k, MSA_F32, l, B * V);
+                OK(msa_kern_sample_tokens(k, NULL, t.p, B, V, p, ids[side], NULL));
+                msa_tensor_done(&t);
+            }
+            assert_memory_equal(ids[0], ids[1], sizeof *ids);
+            free(l);
+        }
+    }
+}
+
+/* ---- recorded runs ------------------------------------------------------------------------ */
+
+/* A decoder layer that decodes one row for each of B questions. */
+enum { LAYER_B = 5, LAYER_CAP = 40, LAYER_SEGS = 2, LAYER_BANK = 30 };
+typedef struct layer {
+    msa_kern *k;
+    msa_dtype act;
+    msa_kern_heads h;
+    int64_t E, I;
+    msa_kern_weight *qkv, *o, *gate_up, *down;
+    msa_tensor gamma, x0, x, xn, row, att, gu, mid, picked, pos;
+    msa_tensor ck[LAYER_B], cv[LAYER_B];
+    bank bank;
+} layer;
+
+static msa_kern_weight *random_weight(msa_kern *k, int64_t N, int64_t K)
+{
+    float *w = msa_rand_new(N * K, 1 / sqrtf((float)K));
+    msa_kern_weight *out;
+    OK(msa_kern_weight_new(k, w, MSA_F32, N, K, &out, NULL));
+    free(w);
+    return out;
+}
+
+static msa_tensor random_tensor(msa_kern *k, msa_dtype t, int64_t n)
+{
+    float *x = msa_rand_new(n, 1);
+    msa_tensor out = msa_tensor_of(k, t, x, n);
+    free(x);
+    return out;
+}
+
+static layer layer_new(const msa_subject *s, msa_kern_heads h, int64_t E, int64_t I)
+{
+    msa_rand_seed(56);
+    msa_kern *k = s->k;
+    const int64_t W = h.G * h.D, width = h.H * h.D + 2 * W;
+    float *x = msa_rand_new(2 * LAYER_BANK * W, 1);
+    layer l = {.k = k, .act = s->act, .h = h, .E = E, .I = I, .qkv = random_weight(k, width, E),
+               .o = random_weight(k, E, h.H * h.D), .gate_up = random_weight(k, 2 * I, E),
+               .down = random_weight(k, E, I), .gamma = random_tensor(k, MSA_F32, E + 2 * h.D),
+               .x0 = random_tensor(k, MSA_F32, LAYER_B * E), .x = msa_tensor_new(k, MSA_F32, LAYER_B * E),
+               .xn = msa_tensor_new(k, s->act, LAYER_B * E), .row = msa_tensor_new(k, s->act, LAYER_B * width),
+               .att = msa_tensor_new(k, s->act, LAYER_B * h.H * h.D),
+               .gu = msa_tensor_new(k, s->act, LAYER_B * 2 * I), .mid = msa_tensor_new(k, s->act, LAYER_B * I),
+               .picked = msa_tensor_new(k, MSA_F32, LAYER_B * E), .pos = msa_tensor_new(k, MSA_I8, LAYER_B * 8),
+               .bank = bank_new(s, k, x, LAYER_BANK, W, h)};
+    free(x);
+    for (int b = 0; b < LAYER_B; b++) {
+        l.ck[b] = random_tensor(k, s->act, LAYER_CAP * W);
+        l.cv[b] = random_tensor(k, s->act, LAYER_CAP * W);
+    }
+    return l;
+}
+
+static void layer_done(layer *l)
+{
+    msa_kern_weight *w[] = {l->qkv, l->o, l->gate_up, l->down};
+    for (int i = 0; i < 4; i++)
+        msa_kern_weight_free(l->k, w[i]);
+    msa_tensor *t[] = {&l->gamma, &l->x0, &l->x, &l->xn, &l->row, &l->att, &l->gu, &l->mid, &l->picked, &l->pos};
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++)
+        msa_tensor_done(t[i]);
+    for (int b = 0; b < LAYER_B; b++)
+        msa_tensor_done(&l->ck[b]), msa_tensor_done(&l->cv[b]);
+    bank_done(&l->bank);
+}
+
+/* Step `step` of B questions, recorded under `key` unless it is 0; out [B, E]. The
+ * arrays, not the shapes, depend on the step. twice: the last matrix is used twice,
+ * a run of more operations. */
+static void layer_step(layer *l, int64_t key, int64_t B, int step, bool twice, float *out)
+{
+    msa_kern *k = l->k;
+    const msa_kern_heads h = l->h;
+    const int64_t W = h.G * h.D, width = h.H * h.D + 2 * W;
+    int64_t pos[LAYER_B], at[LAYER_B], rows[LAYER_B + 1], seg_start[LAYER_B + 1], idx[LAYER_B];
+    msa_kern_seg segs[LAYER_B * LAYER_SEGS];
+    msa_kern_cache caches[LAYER_B];
+    void *ck[LAYER_B], *cv[LAYER_B];
+    for (int64_t b = 0; b < B; b++) {
+        const int64_t from = (b + step) % B; /* questions change places: their caches with them */
+        at[b] = 3 * from + step;
+        pos[b] = at[b] + 100;
+        rows[b] = b;
+        seg_start[b] = b * LAYER_SEGS;
+        idx[b] = B - 1 - b;
+        ck[b] = l->ck[from].p, cv[b] = l->cv[from].p;
+        caches[b] = (msa_kern_cache){ck[b], cv[b], at[b] + 1};
+        for (int i = 0; i < LAYER_SEGS; i++)
+            segs[b * LAYER_SEGS + i] = bank_seg(&l->bank, step & 1 ? MSA_I8 : MSA_BF16, from * 2 + i,
+                                                (from + step + i) % 9, LAYER_BANK, W, h.G);
+    }
+    rows[B] = B;
+    seg_start[B] = B * LAYER_SEGS;
+    OK(msa_kern_copy(k, NULL, l->pos.p, pos, B * 8, NULL));
+    OK(msa_kern_copy(k, NULL, l->x.p, l->x0.p, B * l->E * 4, NULL));
+    if (key)
+        OK(msa_kern_graph_begin(k, NULL, key, NULL));
+    float *gamma = l->gamma.p;
+    OK(msa_kern_rms_norm(k, NULL, l->x.p, gamma, 1e-6f, B, l->E, l->xn.p, NULL));
+    OK(msa_kern_linear(k, NULL, l->qkv, l->xn.p, B, l->row.p, MSA_LINEAR_ACT, NULL));
+    OK(msa_kern_qk_rope(k, NULL, l->row.p, B, h, gamma + l->E, gamma + l->E + h.D, 1e-6f, l->pos.p, 1e4, NULL));
+    OK(msa_kern_cache_store(k, NULL, l->row.p, h, B, rows, ck, cv, at, NULL));
+    OK(msa_kern_attn_memory(k, NULL, l->row.p, width, h, B, rows, segs, seg_start, caches, l->att.p, NULL));
+    OK(msa_kern_linear(k, NULL, l->o, l->att.p, B, l->x.p, MSA_LINEAR_ADD, NULL));
+    OK(msa_kern_rms_norm(k, NULL, l->x.p, gamma, 1e-6f, B, l->E, l->xn.p, NULL));
+    OK(msa_kern_linear(k, NULL, l->gate_up, l->xn.p, B, l->gu.p, MSA_LINEAR_ACT, NULL));
+    OK(msa_kern_swiglu(k, NULL, l->gu.p, B, l->I, l->mid.p, NULL));
+    for (int i = 0; i < 1 + twice; i++)
+        OK(msa_kern_linear(k, NULL, l->down, l->mid.p, B, l->x.p, MSA_LINEAR_ADD, NULL));
+    OK(msa_kern_gather(k, NULL, l->x.p, l->E, idx, B, l->picked.p, NULL));
+    if (key)
+        OK(msa_kern_graph_end(k, NULL, NULL));
+    float all[LAYER_B * 600];
+    msa_tensor_read(&l->picked, all);
+    memcpy(out, all, (size_t)(B * l->E) * 4);
+}
+
+/* Recorded or not: the same numbers (grids may be cut another way: other orders of
+ * sums), whatever the arrays hold, and after a run that is not the recorded one. */
+static void recorded_runs_compute_the_same(void **unused)
+{
+    (void)unused;
+    static const struct {
+        int64_t key, B;
+        bool twice;
+    } runs[] = {{7, 5, false}, {7, 5, false}, {7, 5, false}, {7, 5, false}, {9, 2, false}, {9, 2, false},
+                {9, 2, false}, {7, 5, false}, {7, 3, false}, {7, 3, false}, {7, 3, false}, {7, 3, true},
+                {7, 3, true},  {7, 3, true},  {9, 2, true},  {9, 2, false}, {9, 2, false}, {9, 2, false}};
+    enum { RUNS = sizeof runs / sizeof *runs };
+    MSA_EACH_SUBJECT(s)
+        for (int shape = 0; shape < 2; shape++) {
+            const msa_kern_heads h = shape ? (msa_kern_heads){4, 2, 20} : (msa_kern_heads){9, 3, 64};
+            const int64_t E = shape ? 70 : 576, I = shape ? 50 : 1536;
+            layer plain = layer_new(s, h, E, I);
+            float want[RUNS][LAYER_B * 600], got[LAYER_B * 600];
+            for (int i = 0; i < RUNS; i++)
+                layer_step(&plain, 0, runs[i].B, i, runs[i].twice, want[i]);
+            layer recorded = layer_new(s, h, E, I);
+            for (int i = 0; i < RUNS; i++) {
+                if (i == 16) /* forgetting changes nothing */
+                    msa_kern_graph_clear(s->k);
+                layer_step(&recorded, runs[i].key, runs[i].B, i, runs[i].twice, got);
+                msa_check_close(s, got, want[i], runs[i].B * E, s->act == MSA_F32 ? 1e-11 : 1e-4,
+                                "a recorded run");
+            }
+            msa_kern_graph_clear(s->k);
+            layer_done(&plain);
+            layer_done(&recorded);
+        }
+}
+
+/* After an error in between, clear abandons the run, and the next one is whole. */
+static void a_run_that_fails_is_abandoned(void **unused)
+{
+    (void)unused;
+    MSA_EACH_SUBJECT(s) {
+        msa_kern *k = s->k;
+        layer l = layer_new(s, (msa_kern_heads){9, 3, 64}, 576, 1536);
+        float want[LAYER_B * 600], got[LAYER_B * 600];
+        layer_step(&l, 0, 3, 0, false, want);
+        for (int i = 0; i < 4; i++) {
+            OK(msa_kern_graph_begin(k, NULL, 5, NULL));
+            OK(msa_kern_rms_norm(k, NULL, l.x.p, l.gamma.p, 1e-6f, 3, 576, l.xn.p, NULL));
+            assert_int_equal(msa_kern_linear(k, NULL, l.o, NULL, 3, l.x.p, MSA_LINEAR_ADD, NULL), MSA_FATAL);
+            msa_kern_graph_clear(k);
+            layer_step(&l, i < 2 ? 5 : 0, 3, 0, false, got);
+            msa_check_close(s, got, want, 3 * 576, s->act == MSA_F32 ? 1e-11 : 1e-4, "a run after a failed one");
+        }
+        msa_kern_graph_clear(k);
+        layer_done(&l);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(products_of_the_models),
+        cmocka_unit_test(rows_of_the_models),
+        cmocka_unit_test(packed_attention_of_the_models),
+        cmocka_unit_test(memory_attention_of_the_models),
+        cmocka_unit_test(sampling_of_the_models),
+        cmocka_unit_test(recorded_runs_compute_the_same),
+        cmocka_unit_test(a_run_that_fails_is_abandoned),
+    };
+    if (!msa_subjects_open(argc > 1 ? argv[1] : NULL))
+        return 1;
+    return cmocka_run_group_tests(tests, NULL, msa_subjects_close);
+}
