@@ -62,6 +62,7 @@ struct msa_answerer {
     msa_bank *bank;
     msa_doc_text *doc_text;
     void *user;
+    msa_lexical *lexical;     /* NULL: the router's score alone */
     msa_prompts prompts;
     msa_seqs *seqs;
     bool dead, generative;
@@ -72,7 +73,7 @@ struct msa_answerer {
     msa_seq_rows *items;      /* [batch] of one pass */
     msa_kern_sample *params;  /* [batch] */
     int32_t *next;            /* [batch] */
-    msa_scored *list;         /* [n_router * top_k] */
+    msa_scored *list;         /* [n_router * top_k + lexical candidates] */
     msa_tokens tokens;        /* scratch of assembling */
     msa_buf evidence, item;
 };
@@ -88,7 +89,8 @@ static msa_rc alloc_quests(msa_answerer *a, msa_err *err)
     a->items = msa_calloc(n, sizeof *a->items);
     a->params = msa_calloc(n, sizeof *a->params);
     a->next = msa_calloc(n, sizeof *a->next);
-    if (msa_mul(a->model->config.n_router, a->top_k, &n_list))
+    if (msa_mul(a->model->config.n_router, a->top_k, &n_list) &&
+        msa_add(n_list, a->model->protocol.lexical_candidates, &n_list))
         a->list = msa_calloc(n_list, sizeof *a->list);
     if (!a->quests || !a->order || !a->items || !a->params || !a->next || !a->list)
         return msa_err_nomem(err, "an answerer");
@@ -116,6 +118,7 @@ msa_rc msa_answerer_new(msa_model *m, msa_bank *b, const msa_answerer_opts *opts
     a->doc_text = opts->text;
     a->user = opts->user;
     a->generative = m->protocol.kind == MSA_PROTOCOL_GENERATIVE;
+    a->lexical = m->protocol.lexical_weight > 0 ? opts->lexical : NULL;
     a->batch = opts->max_batch > 0 ? opts->max_batch : DEFAULT_BATCH;
     a->context = opts->max_context > 0 ? opts->max_context : DEFAULT_CONTEXT;
     a->top_k = stat.n_docs < 1 ? 1 : stat.n_docs < MAX_TOP_K ? stat.n_docs : MAX_TOP_K;
@@ -272,8 +275,13 @@ static msa_rc begin_round(msa_answerer *a, quest *q, msa_err *err)
 {
     int64_t n = msa_route_list(a->model, a->seqs, q - a->quests, !a->generative, a->list);
     msa_round *r = &q->rounds[q->a.n_rounds++];
+    if (a->lexical) {
+        msa_rc rc = msa_route_fuse(&a->model->protocol, a->lexical, a->bank, q->q.text, q->q.n, a->list, &n, err);
+        if (rc < 0)
+            return rc;
+    }
     n = n < q->q.top_k_docs ? n : q->q.top_k_docs;
-    *r = (msa_round){.n_routed = n, .routed = msa_arena_alloc(q->arena, n, sizeof *r->routed)};
+    *r = (msa_round){.fused = a->lexical != NULL, .n_routed = n, .routed = msa_arena_alloc(q->arena, n, sizeof *r->routed)};
     if (!r->routed)
         return msa_err_nomem(err, "an answer");
     if (n > 0)
@@ -602,6 +610,14 @@ msa_rc msa_answerer_submit(msa_answerer *a, const msa_question *question, msa_er
     return MSA_OK;
 }
 
+/* Documents that a routing pass finds for a question. */
+static int64_t wanted(const msa_answerer *a, const quest *q)
+{
+    const int64_t proposed = a->lexical ? a->model->protocol.lexical_candidates : 0;
+    const int64_t n = q->q.top_k_docs > proposed ? q->q.top_k_docs : proposed;
+    return n < a->top_k ? n : a->top_k;
+}
+
 /* Chooses what runs in this pass. A scan reads the whole bank however many share
  * it, so that questions wait to be routed until a quarter of those in flight do. */
 static int64_t admit(msa_answerer *a)
@@ -627,7 +643,7 @@ static int64_t admit(msa_answerer *a)
                 .slot = a->order[i], .ids = q->ids + q->run, .n = pending, .at = q->run,
                 .pos = q->pos + q->run, .head = q->head, .routing = q->routing, .route = q->spans,
                 .n_route = q->n_spans,
-                .top_k = q->q.top_k_docs < a->top_k ? q->q.top_k_docs : a->top_k,
+                .top_k = wanted(a, q),
                 .weights = a->model->protocol.layer_weights,
                 .logits = q->routing != MSA_ROUTING_COMBINED};
         }

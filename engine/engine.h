@@ -72,7 +72,9 @@ typedef struct msa_protocol {
     char *answer_prompt;                  /* chat template with {evidence} and {question} */
     bool attend_memory;                   /* pooled K/V of the chosen documents join the answer pass */
     bool has_min_score;
-    double min_score;                     /* best combined score below it: not_found */
+    double min_score;                     /* best score, with the lexical one, below it: not_found */
+    double lexical_weight;                /* of the lexical score beside the router's; 0: none */
+    int64_t lexical_candidates;           /* documents that each of the two proposes */
     char *not_found_text;                 /* an answer beginning with it is not_found; may be NULL */
     /* both */
     char *answer_end;                     /* "<|im_end|>" */
@@ -178,8 +180,13 @@ msa_rc msa_prefill_run(msa_model *m, msa_bank *b, msa_next_doc *next, void *user
 
 typedef struct msa_scored {
     int64_t doc;
-    double score;
+    double score;           /* what lists are sorted by */
+    double router, lexical; /* what it was made of where a lexical score joined; router is NAN
+                               for a document that is not among the router's candidates */
 } msa_scored;
+
+/* Scores by words (engine/lexical.h). */
+typedef struct msa_lexical msa_lexical;
 
 /* Original text of a document, for rounds and evidence: a pointer valid until
  * the next call. MSA_END: no such document. */
@@ -202,6 +209,7 @@ typedef enum msa_outcome { MSA_ANSWERED, MSA_NOT_FOUND, MSA_PARTIAL } msa_outcom
 typedef struct msa_round {
     msa_scored *routed;     /* best first; score: combined over router layers */
     int64_t n_routed;
+    bool fused;             /* a lexical score joined: routed[].router and .lexical are set */
     int64_t *chosen;        /* documents whose text joined the context */
     int64_t n_chosen;
 } msa_round;
@@ -227,6 +235,7 @@ typedef struct msa_answerer_opts {
     int64_t max_context;    /* tokens of one question's context, all rounds; 0: 8192, at most the model's */
     msa_doc_text *text;
     void *user;
+    msa_lexical *lexical;   /* of the same bank; NULL: the router's score alone, whatever the protocol says */
 } msa_answerer_opts;
 
 msa_rc msa_answerer_new(msa_model *m, msa_bank *b, const msa_answerer_opts *opts, msa_answerer **out,
@@ -251,6 +260,10 @@ msa_rc msa_answerer_step(msa_answerer *a, msa_on_answer *fn, void *user, msa_err
  * the mean over router layers of a document's score, 0 where it was not kept. */
 msa_rc msa_route_run(msa_model *m, msa_bank *b, const msa_question *qs, int64_t B, int64_t k,
                      msa_scored **out, int64_t *n_out, msa_err *err);
+/* The same as the router protocol has it: with the lexical score where it asks for
+ * one. lexical NULL: as above. */
+msa_rc msa_route_fused(msa_model *m, msa_bank *b, msa_lexical *lexical, const msa_question *qs, int64_t B,
+                       int64_t k, msa_scored **out, int64_t *n_out, msa_err *err);
 
 /* ---- plan ------------------------------------------------------------------------ */
 

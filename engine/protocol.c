@@ -106,6 +106,28 @@ static msa_rc read_flag(const json_t *v, const char *key, bool *out, msa_err *er
     return MSA_OK;
 }
 
+static msa_rc read_lexical(const json_t *v, msa_protocol *p, msa_err *err)
+{
+    const char *key;
+    json_t *o;
+    if (!json_is_object(v))
+        return bad(err, "lexical", "not an object");
+    json_object_foreach((json_t *)v, key, o) {
+        msa_rc rc = MSA_OK;
+        if (strcmp(key, "candidates") == 0)
+            rc = read_count(o, key, MSA_LEXICAL_MAX_CANDIDATES, &p->lexical_candidates, err);
+        else if (strcmp(key, "weight") != 0)
+            rc = bad(err, key, "neither weight nor candidates");
+        else if (!json_is_number(o) || !(json_number_value(o) >= 0) || !isfinite(json_number_value(o)))
+            rc = bad(err, key, "not a number from 0");
+        else
+            p->lexical_weight = json_number_value(o);
+        if (rc < 0)
+            return msa_err_prefix(err, rc, "lexical");
+    }
+    return MSA_OK;
+}
+
 /* A key that is no string of the table. */
 static msa_rc read_other(const char *key, const json_t *v, int64_t n_router, msa_protocol *p,
                          msa_err *err)
@@ -130,6 +152,8 @@ static msa_rc read_other(const char *key, const json_t *v, int64_t n_router, msa
         p->min_score = json_number_value(v);
         return MSA_OK;
     }
+    if (router && strcmp(key, "lexical") == 0)
+        return read_lexical(v, p, err);
     return bad(err, key, router ? "not a key of the router protocol"
                                 : "not a key of the generative protocol");
 }
@@ -160,6 +184,7 @@ static msa_rc set_defaults(msa_protocol *p, int64_t n_router, msa_err *err)
         p->route_question_only = true;
         p->evidence_docs = 4;
         p->evidence_tokens = 1500;
+        p->lexical_candidates = 100;
     }
     return MSA_OK;
 }
@@ -284,4 +309,6 @@ void msa_protocol_print(const msa_protocol *p, int64_t n_router, msa_buf *out)
                    (long long)p->evidence_tokens);
     if (p->has_min_score)
         msa_buf_printf(out, "min_score %.17g\n", p->min_score);
+    if (p->lexical_weight > 0)
+        msa_buf_printf(out, "lexical %.17g %lld\n", p->lexical_weight, (long long)p->lexical_candidates);
 }

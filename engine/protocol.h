@@ -11,6 +11,9 @@
 
 #include "engine/engine.h"
 
+/* Most documents that the router and the lexical score each propose. */
+#define MSA_LEXICAL_MAX_CANDIDATES 1024
+
 /* Reads DIR/msa_protocol.json; without the file, the published strings hold.
  * n_router: router layers of the model. Unknown keys, keys of the other protocol,
  * places that nothing fills and values out of range are MSA_FAILED, MSA_E_CONFIG,

@@ -11,4 +11,10 @@
 int64_t msa_route_list(const msa_model *m, const msa_seqs *s, int64_t slot, bool combined,
                        msa_scored *out);
 
+/* Joins the router's list (best first, in list [n], which has room for
+ * lexical_candidates more) with the best documents by words: the union, scored anew
+ * by msa_fused_score and sorted. Returns their number through *n. */
+msa_rc msa_route_fuse(const msa_protocol *p, msa_lexical *lexical, const msa_bank *b, const char *question,
+                      int64_t n_question, msa_scored *list, int64_t *n, msa_err *err);
+
 #endif

@@ -3,6 +3,7 @@
  * order of lines is all that ties output to input (tokenize). */
 #define _GNU_SOURCE
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include "jobs/commands.h"
 #include "jobs/json_out.h"
 #include "jobs/line_reader.h"
+#include "jobs/store_words.h"
 
 enum { OUT_BYTES = 1 << 20 };
 
@@ -60,6 +62,7 @@ enum { ROUTE_BATCH = 64 };
 typedef struct router {
     msa_model *model;
     msa_bank *bank;
+    msa_lexical *lexical;
     msa_corpus *corpus;
     int64_t k, n;
     json_t *lines[ROUTE_BATCH];          /* {"id", "question"} */
@@ -75,9 +78,13 @@ static json_t *routed(const router *r, const msa_scored *s, int64_t n)
         msa_doc d;
         if (!msa_corpus_doc_get(r->corpus, s[i].doc, &d))
             continue;
-        json_array_append_new(list, json_pack("{s:I, s:o, s:o, s:f}", "doc_id", (json_int_t)s[i].doc,
-                                              "record", msa_json_string(d.record), "path",
-                                              msa_json_string(d.path), "score", s[i].score));
+        json_t *row = json_pack("{s:I, s:o, s:o, s:f}", "doc_id", (json_int_t)s[i].doc, "record",
+                                msa_json_string(d.record), "path", msa_json_string(d.path), "score", s[i].score);
+        if (row && r->lexical) {
+            json_object_set_new(row, "router", isnan(s[i].router) ? json_null() : json_real(s[i].router));
+            json_object_set_new(row, "lexical", json_real(s[i].lexical));
+        }
+        json_array_append_new(list, row);
     }
     return list;
 }
@@ -86,7 +93,7 @@ static json_t *routed(const router *r, const msa_scored *s, int64_t n)
 static msa_rc route_batch(router *r, msa_err *err)
 {
     int64_t n_found[ROUTE_BATCH];
-    msa_rc rc = r->n ? msa_route_run(r->model, r->bank, r->questions, r->n, r->k, r->found, n_found, err) : MSA_OK;
+    msa_rc rc = r->n ? msa_route_fused(r->model, r->bank, r->lexical, r->questions, r->n, r->k, r->found, n_found, err) : MSA_OK;
     for (int64_t i = 0; rc == MSA_OK && i < r->n; i++) {
         json_t *line = json_pack("{s:O, s:o}", "id", json_object_get(r->lines[i], "id"), "routed",
                                  routed(r, r->found[i], n_found[i]));
@@ -133,6 +140,12 @@ static msa_rc route_open(router *r, const msa_options *o, msa_err *err)
     if (rc == MSA_OK)
         rc = msa_bank_open(bank, r->model, MSA_BANK_READ, MSA_BF16, &r->bank, err);
     free(bank);
+    if (rc == MSA_OK && msa_model_protocol(r->model)->lexical_weight > 0) {
+        char state[65];
+        rc = msa_store_state(r->corpus, state, err);
+        if (rc == MSA_OK)
+            rc = msa_store_lexical(o->store, r->corpus, state, r->bank, NULL, &r->lexical, err);
+    }
     return rc < 0 ? rc : MSA_OK;
 }
 
@@ -163,6 +176,7 @@ int msa_cmd_route(const msa_options *o, msa_err *err)
     }
     msa_line_reader_free(&in);
     msa_buf_free(&r.out);
+    msa_lexical_close(r.lexical);
     msa_bank_close(r.bank);
     msa_model_close(r.model);
     msa_corpus_close(r.corpus);

@@ -1,5 +1,6 @@
 #include "jobs/result.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -169,6 +170,17 @@ static msa_rc put_citations(const msa_result_in *in, json_t *list, msa_err *err)
 
 /* ---- the line ------------------------------------------------------------------------ */
 
+/* [document, score], and with a lexical score also [..., router's or null, lexical]. */
+static json_t *routed_row(const msa_scored *s, bool fused)
+{
+    json_t *row = json_pack("[I, f]", (json_int_t)s->doc, s->score);
+    if (fused) {
+        json_array_append_new(row, isnan(s->router) ? json_null() : json_real(s->router));
+        json_array_append_new(row, json_real(s->lexical));
+    }
+    return row;
+}
+
 static json_t *trace_of(const msa_answer *a)
 {
     json_t *trace = json_array();
@@ -176,8 +188,7 @@ static json_t *trace_of(const msa_answer *a)
         const msa_round *round = &a->rounds[r];
         json_t *routed = json_array(), *chosen = json_array();
         for (int64_t i = 0; i < round->n_routed; i++)
-            json_array_append_new(routed, json_pack("[I, f]", (json_int_t)round->routed[i].doc,
-                                                    round->routed[i].score));
+            json_array_append_new(routed, routed_row(&round->routed[i], round->fused));
         for (int64_t i = 0; i < round->n_chosen; i++)
             json_array_append_new(chosen, json_integer(round->chosen[i]));
         json_array_append_new(trace, json_pack("{s:I, s:o, s:o}", "round", (json_int_t)(r + 1), "routed",

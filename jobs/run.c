@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "base/mem.h"
+#include "engine/lexical.h"
 #include "jobs/run_internal.h"
 #include "jobs/stop.h"
 
@@ -171,6 +172,7 @@ static void release(msa_run *r)
 {
     msa_outputs_close(r->outputs);
     msa_bank_close(r->bank);
+    msa_lexical_close(r->lexical);
     msa_corpus_close(r->corpus);
     msa_view_free(&r->view);
     msa_model_close(r->model);

@@ -211,7 +211,7 @@ msa_rc msa_run_answer(msa_run *r, msa_err *err)
     msa_rc rc = write_bad(&a);
     if (rc == MSA_OK && r->n_pending)
         rc = msa_answerer_new(r->model, r->bank, &(msa_answerer_opts){.max_batch = r->max_batch, .text = doc_text,
-                                                                 .user = r}, &ans, err);
+                                                                 .user = r, .lexical = r->lexical}, &ans, err);
     r->status.now.total = r->n_pending;
     while (rc == MSA_OK && ans && !msa_stop_hurry()) {
         if ((rc = admit(&a, ans, &next)) < 0 || msa_answerer_active(ans) == 0)

@@ -28,6 +28,7 @@ typedef struct msa_run {
     msa_view view;              /* of the document that the engine read last */
     char store_state[65];       /* hash over the documents alive */
     msa_bank *bank;
+    msa_lexical *lexical;       /* where the protocol has a lexical score */
     int64_t context_tokens;     /* of the documents in memory */
 
     msa_outputs *outputs;
@@ -44,8 +45,8 @@ msa_rc msa_run_peek_model(msa_run *r, msa_err *err);
 msa_rc msa_run_plan(msa_run *r, bool with_sources, msa_err *err);
 msa_rc msa_run_ingest(msa_run *r, msa_err *err);
 msa_rc msa_run_open_corpus(msa_run *r, msa_err *err);
-/* Brings the bank in line with the corpus and leaves it open for reading. repair:
- * a damaged bank is mended instead of refused. */
+/* Brings the bank in line with the corpus, and the index of words with the bank, and
+ * leaves both open for reading. repair: a damaged bank is mended instead of refused. */
 msa_rc msa_run_bank(msa_run *r, bool repair, msa_err *err);
 /* Does the bank hold exactly the corpus, by its own account? */
 msa_rc msa_run_bank_settled(msa_run *r, bool *settled, msa_err *err);

@@ -4,12 +4,12 @@
 #include <string.h>
 #include <time.h>
 
-#include "base/hash.h"
 #include "base/mem.h"
 #include "engine/bank.h"
 #include "jobs/job_plan.h"
 #include "jobs/run_internal.h"
 #include "jobs/stop.h"
+#include "jobs/store_words.h"
 
 /* ---- locks ---------------------------------------------------------------------- */
 
@@ -108,28 +108,6 @@ msa_rc msa_run_ingest(msa_run *r, msa_err *err)
 
 /* ---- the corpus ----------------------------------------------------------------------- */
 
-/* The state of a store: what its answers depend on beside the model. Ids alone
- * would not do, as a store that was deleted and made anew gives them again. */
-static msa_rc hash_corpus(const msa_corpus *c, char hex[65], msa_err *err)
-{
-    msa_sha256 *h = msa_sha256_new();
-    if (!h)
-        return msa_err_nomem(err, "corpus");
-    msa_doc d;
-    for (int64_t id = 1; id <= msa_corpus_last_doc(c); id++) {
-        if (!msa_corpus_doc_get(c, id, &d) || !d.alive)
-            continue;
-        int64_t head[] = {id, d.char_start, d.char_end, d.n_tokens};
-        msa_sha256_add(h, head, sizeof head);
-        msa_sha256_add(h, d.sha256, (int64_t)strlen(d.sha256) + 1);
-        msa_sha256_add(h, d.path, (int64_t)strlen(d.path) + 1);
-        if (d.record)
-            msa_sha256_add(h, d.record, (int64_t)strlen(d.record));
-    }
-    msa_sha256_finish(h, hex);
-    return MSA_OK;
-}
-
 msa_rc msa_run_open_corpus(msa_run *r, msa_err *err)
 {
     int64_t chunks;
@@ -138,7 +116,7 @@ msa_rc msa_run_open_corpus(msa_run *r, msa_err *err)
         return rc;
     msa_corpus_size(r->corpus, r->config.P, &chunks, &r->context_tokens);
     r->status.now.docs = msa_corpus_alive(r->corpus);
-    return hash_corpus(r->corpus, r->store_state, err);
+    return msa_store_state(r->corpus, r->store_state, err);
 }
 
 /* ---- the bank ---------------------------------------------------------------------------- */
@@ -282,6 +260,8 @@ msa_rc msa_run_bank(msa_run *r, bool repair, msa_err *err)
     }
     if (rc == MSA_OK)
         r->status.now.docs_prefilled = msa_corpus_alive(r->corpus);
+    if (rc == MSA_OK && r->protocol.lexical_weight > 0)
+        rc = msa_store_lexical(r->job->store, r->corpus, r->store_state, r->bank, msa_stop_flag(), &r->lexical, err);
     r->prefill_s = (double)(msa_now_ms() - began) / 1000;
     return rc;
 }

@@ -76,7 +76,8 @@ static void a_router_protocol_is_read(void **state)
                   "{\"version\": 1, \"protocol\": \"router\", \"layer_weights\": [0.25, 0.75],"
                   " \"evidence_docs\": 6, \"evidence_tokens\": 900, \"evidence_item\": \"({n}) {text}\\n\","
                   " \"answer_prompt\": \"{evidence}|{question}\", \"attend_memory\": true, \"min_score\": -0.5,"
-                  " \"not_found_text\": \"None\", \"route_question_only\": false, \"answer_end\": \"<|im_end|>\"}");
+                  " \"not_found_text\": \"None\", \"route_question_only\": false, \"answer_end\": \"<|im_end|>\","
+                  " \"lexical\": {\"weight\": 0.5, \"candidates\": 30}}");
     assert_int_equal(msa_protocol_read(f->dir, 2, &p, NULL), MSA_OK);
     assert_int_equal(p.kind, MSA_PROTOCOL_ROUTER);
     assert_true(p.layer_weights[1] == 0.75);
@@ -85,6 +86,7 @@ static void a_router_protocol_is_read(void **state)
     assert_string_equal(p.evidence_item, "({n}) {text}\n");
     assert_string_equal(p.not_found_text, "None");
     assert_true(p.attend_memory && p.has_min_score && p.min_score == -0.5 && !p.route_question_only);
+    assert_true(p.lexical_weight == 0.5 && p.lexical_candidates == 30);
     assert_null(p.retrieve_end);
     assert_string_equal(p.question_after, "");
     msa_protocol_free(&p);
@@ -110,6 +112,13 @@ static void bad_protocols_are_refused_by_key(void **state)
         {R "\"layer_weights\": [1]}", "layer_weights"},
         {R "\"layer_weights\": [1, \"a\"]}", "layer_weights"},
         {R "\"min_score\": \"0\"}", "min_score"},
+        {R "\"lexical\": 1}", "lexical: not an object"},
+        {R "\"lexical\": {\"weight\": -1}}", "lexical: weight"},
+        {R "\"lexical\": {\"weight\": \"1\"}}", "lexical: weight"},
+        {R "\"lexical\": {\"weight\": 1, \"candidates\": 0}}", "lexical: candidates"},
+        {R "\"lexical\": {\"weight\": 1, \"candidates\": 5000}}", "lexical: candidates"},
+        {R "\"lexical\": {\"k1\": 1}}", "lexical: k1"},
+        {G "\"lexical\": {\"weight\": 1}}", "lexical: not a key of the generative"},
         {R "\"attend_memory\": 1}", "attend_memory"},
         {R "\"answer_end\": 5}", "answer_end"},
         {R "\"answer_prompt\": \"{question}\"}", "answer_prompt: must have"},
@@ -155,6 +164,7 @@ static void every_field_is_in_print(void **state)
     static const char *const changes[] = {
         R "\"layer_weights\": [1, 2]}", R "\"min_score\": 0}", R "\"attend_memory\": true}",
         R "\"route_question_only\": false}", R "\"evidence_docs\": 5}", R "\"evidence_tokens\": 5}",
+        R "\"lexical\": {\"weight\": 0.1}}",
         R "\"not_found_text\": \"\"}", R "\"evidence_item\": \"{text}\"}", R "\"template_tail\": \"x\"}"};
     fixture *f = *state;
     msa_protocol p;

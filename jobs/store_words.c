@@ -1,0 +1,57 @@
+#include "jobs/store_words.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/hash.h"
+
+msa_rc msa_store_state(const msa_corpus *c, char hex[65], msa_err *err)
+{
+    msa_sha256 *h = msa_sha256_new();
+    if (!h)
+        return msa_err_nomem(err, "corpus");
+    msa_doc d;
+    for (int64_t id = 1; id <= msa_corpus_last_doc(c); id++) {
+        if (!msa_corpus_doc_get(c, id, &d) || !d.alive)
+            continue;
+        int64_t head[] = {id, d.char_start, d.char_end, d.n_tokens};
+        msa_sha256_add(h, head, sizeof head);
+        msa_sha256_add(h, d.sha256, (int64_t)strlen(d.sha256) + 1);
+        msa_sha256_add(h, d.path, (int64_t)strlen(d.path) + 1);
+        if (d.record)
+            msa_sha256_add(h, d.record, (int64_t)strlen(d.record));
+    }
+    msa_sha256_finish(h, hex);
+    return MSA_OK;
+}
+
+typedef struct reading {
+    const msa_corpus *corpus;
+    msa_view view;
+} reading;
+
+static msa_rc text_of(void *user, int64_t doc, const char **text, int64_t *n, msa_err *err)
+{
+    reading *r = user;
+    msa_doc d;
+    if (!msa_corpus_doc_get(r->corpus, doc, &d) || !d.alive)
+        return MSA_END;
+    msa_rc rc = msa_doc_view(&d, &r->view, err);
+    *text = r->view.text.data ? r->view.text.data : "";
+    *n = r->view.text.len;
+    return rc;
+}
+
+msa_rc msa_store_lexical(const char *store, const msa_corpus *c, const char state[65], const msa_bank *b,
+                         atomic_int *stop, msa_lexical **out, msa_err *err)
+{
+    reading r = {.corpus = c};
+    char *path = msa_file_join(store, "lexical");
+    msa_rc rc = path ? msa_lexical_open(path, &(msa_lexical_source){.bank = b, .state = state, .text = text_of,
+                                                                    .user = &r, .stop = stop}, out, err)
+                     : msa_err_nomem(err, "an index of words");
+    msa_view_free(&r.view);
+    free(path);
+    return rc;
+}
