@@ -108,30 +108,52 @@ template <int MT> struct rows {
     float scale[MT][2];
 };
 
+template <int MT>
+static __device__ __forceinline__ struct rows<MT> rows_of(const struct scan_args *a, int64_t first)
+{
+    struct rows<MT> r = {first, {}};
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const int64_t row = first + m * 128 + h * 8;
+            r.scale[m][h] = a->scale && row < a->C ? a->scale[row] : 1;
+        }
+    return r;
+}
+
 /* Columns first .. of the accumulators are questions. */
 template <typename acc, int MT, int NT>
 static __device__ __forceinline__ void write_columns(const struct scan_args *a, int32_t first,
                                                      const struct rows<MT> *rows,
                                                      const acc (&d)[MT][NT / 2])
 {
-    int32_t b = first + 2 * (int32_t)(threadIdx.x % 4);
-    float *out = a->out + b * a->C + rows->first;
-    /* the loop must be unrolled for the accumulators to stay in registers */
+    enum { TOGETHER = 8 };  /* groups of columns whose factors are loaded at once */
+    first += 2 * (int32_t)(threadIdx.x % 4);
+    /* unrolled, as everything that indexes accumulators: they are registers */
 #pragma unroll
-    for (int g = 0; g < NT / 8; g++, b += 8, out += 8 * a->C)
+    for (int some = 0; some < NT / 8; some += TOGETHER) {
+        const int32_t b = first + 8 * some, left = a->n_columns - b;
+        float factor[TOGETHER][2];
 #pragma unroll
-        for (int e = 0; e < 2; e++) {
-            if (b + e >= a->n_columns)
-                continue;
-            const float f = a->factor[b + e];
+        for (int g = 0; g < TOGETHER; g++)
+#pragma unroll
+            for (int e = 0; e < 2; e++)
+                factor[g][e] = 8 * g + e < left ? a->factor[b + 8 * g + e] : 0;
+        float *out = a->out + b * a->C + rows->first;
+#pragma unroll
+        for (int g = 0; g < TOGETHER; g++, out += 8 * a->C)
 #pragma unroll
             for (int m = 0; m < MT; m++)
 #pragma unroll
-                for (int h = 0; h < 2; h++)
-                    if (rows->first + m * 128 + h * 8 < a->C)
-                        out[e * a->C + m * 128 + h * 8] =
-                            (float)d[m][4 * g + 2 * h + e] * (rows->scale[m][h] * f);
-        }
+                for (int e = 0; e < 2; e++)
+#pragma unroll
+                    for (int h = 0; h < 2; h++)
+                        if (8 * g + e < left && rows->first + m * 128 + h * 8 < a->C)
+                            out[e * a->C + m * 128 + h * 8] =
+                                (float)d[m][4 * (some + g) + 2 * h + e] *
+                                (rows->scale[m][h] * factor[g][e]);
+    }
 }
 
 /* Largest products of questions that own groups of columns. best: of the question that
@@ -192,17 +214,15 @@ static __device__ void multiply(const struct scan_args *a, struct rings r)
     struct slot k = {0, 0}, c = {0, 0};
     acc d[MT][NT / 2], best[MT][2];
     previous_wait();
+    struct rows<MT> next = rows_of<MT>(a, (int64_t)blockIdx.x * (MT * 128) + in_tile);
     for (int32_t tile = (int32_t)blockIdx.x; tile < p.n_tiles; tile += (int32_t)gridDim.x) {
         const struct slot tile_k = k;
-        struct rows<MT> rows = {(int64_t)tile * (MT * 128) + in_tile, {}};
+        const struct rows<MT> rows = next;
+        /* a tile ahead: narrow tiles take less time than a load from memory */
+        next = rows_of<MT>(a, ((int64_t)tile + gridDim.x) * (MT * 128) + in_tile);
 #pragma unroll
         for (int m = 0; m < MT; m++)
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                const int64_t row = rows.first + m * 128 + h * 8;
-                rows.scale[m][h] = a->scale && row < a->C ? a->scale[row] : 1;
-                best[m][h] = lowest(acc());
-            }
+            best[m][0] = best[m][1] = lowest(acc());
         for (int32_t n = 0; n < p.n_column_tiles; n++) {
             const bool keys_done = !p.keys_stay || n == p.n_column_tiles - 1;
             if (p.keys_stay)
