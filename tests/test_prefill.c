@@ -22,6 +22,7 @@
 #include "engine/bank.h"
 #include "engine/safetensors.h"
 #include "kernels/dtype.h"
+#include "tests/support_device.h"
 #include "tests/support_shm.h"
 #include "tests/support_model.h"
 
@@ -313,6 +314,9 @@ static void neighbours_change_no_bit(void **state)
 
 enum { EXTENT = 12 };
 
+/* three router layers: two sets of pooled rows are used again within a batch */
+static const msa_test_model_opts SMALL = {.n_layers = 4, .n_router = 3, .router_layers = {1, 2, 3}};
+
 typedef struct whole {
     msa_model *m;
     docs d;
@@ -323,7 +327,7 @@ typedef struct whole {
 /* What an undisturbed prefill writes. */
 static whole undisturbed(const fixture *f)
 {
-    whole w = {.m = msa_test_model_new(&(msa_test_model_opts){0}), .d = random_docs(40, 40, 64, 2)};
+    whole w = {.m = msa_test_model_new(&SMALL), .d = random_docs(40, 40, 64, 2)};
     msa_bank *b = bank_at(f, "whole", w.m, MSA_BF16, MSA_OK);
     must_prefill(w.m, b, &w.d, EXTENT);
     digest(f, "whole", b, w.hex);
@@ -478,6 +482,160 @@ static void appending_and_withdrawing_change_no_other_row(void **state)
     msa_bank_close(b);
     free_docs(&d);
     msa_test_model_free(m);
+}
+
+/* ---- a device that computes late, and fails ------------------------------------------------------ */
+
+static msa_model *device_model(void)
+{
+    msa_model *m = msa_test_model_new(&SMALL);
+    msa_test_device_begin(m->kern);
+    return m;
+}
+
+/* Operations run when something waits for them: the bytes are the same, and there
+ * was always a batch behind the one that runs. */
+static void late_device(void **state)
+{
+    fixture *f = *state;
+    whole w = undisturbed(f);
+    msa_model *m = device_model();
+    docs one = w.d;
+    one.n = 1;
+    msa_bank *b = bank_at(f, "one", m, MSA_BF16, MSA_OK);
+    must_prefill(m, b, &one, EXTENT);
+    const int64_t ops = msa_test_device_ops();
+    assert_true(msa_test_device_queued() <= ops);
+    msa_bank_close(b);
+    for (int others_first = 0; others_first < 2; others_first++) {
+        const char *name = others_first ? "later" : "late";
+        msa_test_device_others_first(others_first);
+        b = bank_at(f, name, m, MSA_BF16, MSA_OK);
+        must_prefill(m, b, &w.d, EXTENT);
+        assert_true(msa_test_device_queued() > ops);
+        expect_same(f, name, b, &w);
+        msa_bank_close(b);
+    }
+    msa_test_model_free(m);
+    done(&w);
+}
+
+/* Wherever it fails, the extents that were told are there, and a device that works
+ * goes on from them. */
+static void failing_device(void **state)
+{
+    fixture *f = *state;
+    whole w = undisturbed(f);
+    msa_model *m = device_model();
+    msa_bank *b = bank_at(f, "count", m, MSA_BF16, MSA_OK);
+    must_prefill(m, b, &w.d, EXTENT);
+    const int64_t ops = msa_test_device_ops();
+    msa_bank_close(b);
+    msa_test_model_free(m);
+    int64_t kept = 0;
+    for (int64_t after = 0; after < ops; after += ops / 9) {
+        char name[16];
+        msa_err err;
+        msa_prefill_stat stat;
+        snprintf(name, sizeof name, "%d", (int)after);
+        m = device_model();
+        msa_test_device_fault_after(after);
+        b = bank_at(f, name, m, MSA_BF16, MSA_OK);
+        msa_err_init(&err);
+        assert_int_equal(prefill(m, b, &w.d, EXTENT, &stat, &err), MSA_FATAL);
+        assert_int_equal(err.code, MSA_E_UNAVAILABLE);
+        assert_int_equal(stat.extents, msa_bank_n_extents(b));
+        assert_true(stat.extents < w.extents);
+        kept += stat.extents;
+        msa_bank_close(b);
+        msa_test_model_free(m);
+        b = bank_at(f, name, w.m, MSA_BF16, MSA_OK);
+        must_prefill(w.m, b, &w.d, EXTENT);
+        expect_same(f, name, b, &w);
+        msa_bank_close(b);
+    }
+    assert_true(kept > 0);
+    done(&w);
+}
+
+/* Less memory makes smaller batches; too little is said to be that. */
+static void refused_memory(void **state)
+{
+    fixture *f = *state;
+    whole w = undisturbed(f);
+    msa_model *m = device_model();
+    msa_kern_info info;
+    msa_err err;
+    msa_err_init(&err);
+    msa_kern_info_get(m->kern, &info);
+    const int64_t widest = info.batch_tokens * (2 * m->config.I) * 4;
+    msa_test_device_refuse_above(widest - 1);
+    msa_bank *b = bank_at(f, "less", m, MSA_BF16, MSA_OK);
+    must_prefill(m, b, &w.d, EXTENT);
+    expect_same(f, "less", b, &w);
+    msa_bank_close(b);
+    msa_test_device_refuse_above(1000);
+    b = bank_at(f, "none", m, MSA_BF16, MSA_OK);
+    assert_int_equal(prefill(m, b, &w.d, EXTENT, NULL, &err), MSA_FAILED);
+    assert_int_equal(err.code, MSA_E_NOMEM);
+    msa_bank_close(b);
+    msa_test_model_free(m);
+    done(&w);
+}
+
+typedef struct thief {
+    docs *d;
+    const char *from, *to;  /* the bank's folder goes away behind `after` documents */
+    int64_t after;
+} thief;
+
+static msa_rc next_and_steal(void *user, msa_doc_tokens *out, msa_err *err)
+{
+    thief *t = user;
+    if (t->d->at == t->after)
+        assert_int_equal(rename(t->from, t->to), 0);
+    return next_doc(t->d, out, err);
+}
+
+/* What cannot be written ends the run; it is told before what later documents
+ * have wrong with them, and what was written before stays. */
+static void failing_writer(void **state)
+{
+    fixture *f = *state;
+    whole w = undisturbed(f);
+    for (int late = 0; late < 2; late++) {
+        char from[64], to[64];
+        msa_err err;
+        msa_prefill_stat stat;
+        msa_model *m = late ? device_model() : w.m;
+        snprintf(from, sizeof from, "%s/there%d", f->folder, late);
+        snprintf(to, sizeof to, "%s/away%d", f->folder, late);
+        msa_bank *b = bank_at(f, late ? "there1" : "there0", m, MSA_BF16, MSA_OK);
+        docs d = w.d;
+        d.at = 0;
+        int32_t wrong = -1;
+        doc *list = msa_calloc(d.n, sizeof *list);
+        memcpy(list, d.all, (size_t)d.n * sizeof *list);
+        list[d.n - 1] = (doc){.id = list[d.n - 1].id, .n = 1, .ids = &wrong};
+        d.all = list;
+        thief t = {&d, from, to, d.n / 2};
+        msa_err_init(&err);
+        const msa_prefill_opts opts = {.extent_chunks = EXTENT};
+        assert_true(msa_prefill_run(m, b, next_and_steal, &t, &opts, &stat, &err) < 0);
+        assert_non_null(strstr(err.msg, "extent-"));
+        assert_int_equal(stat.extents, msa_bank_n_extents(b));
+        assert_true(stat.extents > 0 && stat.extents < w.extents - 1);
+        msa_bank_close(b);
+        if (late)
+            msa_test_model_free(m);
+        assert_int_equal(rename(to, from), 0);
+        b = bank_at(f, late ? "there1" : "there0", w.m, MSA_BF16, MSA_OK);
+        must_prefill(w.m, b, &w.d, EXTENT);
+        expect_same(f, late ? "there1" : "there0", b, &w);
+        msa_bank_close(b);
+        free(list);
+    }
+    done(&w);
 }
 
 /* ---- limits -------------------------------------------------------------------------------------- */
@@ -646,6 +804,10 @@ int main(void)
         TEST(killed_and_continued),
         TEST(damaged_and_prefilled_again),
         TEST(appending_and_withdrawing_change_no_other_row),
+        TEST(late_device),
+        TEST(failing_device),
+        TEST(refused_memory),
+        TEST(failing_writer),
         TEST(extents_close_by_the_rule),
         TEST(long_documents_go_alone),
         TEST(bad_documents_are_named),
