@@ -53,8 +53,11 @@ struct msa_cuda_weight {
 
 static inline msa_cuda *msa_cuda_of(msa_kern *k) { return (msa_cuda *)k; }
 static inline const msa_cuda *msa_cuda_of(const msa_kern *k) { return (const msa_cuda *)k; }
+/* The stream of an operation; its device becomes the calling thread's, which may have
+ * worked on another one. */
 static inline cudaStream_t msa_cuda_stream(msa_kern *k, msa_kern_stream *st)
 {
+    cudaSetDevice(msa_cuda_of(k)->device);
     return st ? st->s : msa_cuda_of(k)->stream;
 }
 
