@@ -58,7 +58,7 @@ MODELS_OBJS := $(call lib,models) $(ENGINE_LIBS)
 
 PROGRAMS := $(addprefix $(B)/,msa-batch msa-golden msa-extract msa-gguf)
 TESTS := $(patsubst %.c,$(B)/%,$(wildcard tests/test_*.c))
-BENCHES := $(patsubst %.c,$(B)/%,$(wildcard tests/bench_*.c))
+BENCHES := $(patsubst %.c,$(B)/%,$(filter-out $(if $(CUDA),,tests/bench_cuda%),$(wildcard tests/bench_*.c)))
 
 .DEFAULT_GOAL := all
 .PHONY: all clean help
@@ -99,7 +99,8 @@ $(B)/jobs/schemas_embedded.o: $(B)/jobs/schemas_embedded.c
 	$(call compile,$<,$@)
 $(call lib,jobs): $(B)/jobs/schemas_embedded.o
 # only what tests and benches share
-$(B)/tests/lib.a: $(patsubst %.c,$(B)/%.o,$(wildcard tests/support_*.c))
+$(B)/tests/lib.a: $(patsubst %.c,$(B)/%.o,$(wildcard tests/support_*.c)) \
+                  $(if $(CUDA),$(patsubst %.cu,$(B)/%.o,$(wildcard tests/support_*.cu)))
 	@rm -f $@
 	@mkdir -p $(@D)
 	@ar rcs $@ $^
@@ -186,6 +187,11 @@ cuda-runs: $(CUDA_RUNS)
 ## make test-cuda    what needs a GPU: every operation against the reference, golden cases, sanitizers
 test-cuda: cuda
 	@tests/test_cuda.sh build/cuda
+
+## make bench-cuda   speed on the device, each figure beside its ceiling measured in the same run
+.PHONY: bench-cuda
+bench-cuda: cuda
+	@build/cuda/tests/bench_cuda
 
 ## make bench        speed and memory, each figure beside its ceiling measured in the same run
 bench:

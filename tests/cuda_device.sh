@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# All that a machine with a card is needed for, from binaries that `make cuda` built
+# elsewhere: tests, then benches, each with a log of its own; a short table last.
+# Shared libraries that the machine lacks come from build/cuda/lib or LD_LIBRARY_PATH.
+#   tests/cuda_device.sh LOGS [PART...]   PART: tests, bench (both by default),
+#       memcheck or racecheck (the tests of kernels under compute-sanitizer)
+# BUILD: another folder than build/cuda. BACKEND: another device than cuda:0.
+set -u
+cd "$(dirname "$0")/.."
+logs=${1:?a folder for logs}; shift
+[ $# -gt 0 ] || set -- tests bench
+B=${BUILD:-build/cuda} backend=${BACKEND:-cuda:0}
+export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$PWD/$B/lib
+mkdir -p "$logs"
+failed=0 table=()
+step() { # name, then the command
+    local name=$1 start=$SECONDS rc; shift
+    "$@" >"$logs/$name.log" 2>&1; rc=$?
+    [ $rc -eq 0 ] || { failed=1; echo "--- $name: exit $rc, the end of its log:"; tail -n 30 "$logs/$name.log"; }
+    table+=("$(printf '%-28s exit %3d %5d s' "$name" $rc $((SECONDS - start)))")
+}
+for part; do
+    case $part in
+    tests) step tests tests/test_cuda.sh "$B" ;;
+    bench) step bench "$B/tests/bench_cuda" "$backend" ;;
+    memcheck | racecheck)
+        for t in test_kernels test_kernels_model test_kernels_bank; do
+            step "$part-$t" compute-sanitizer --tool "$part" --error-exitcode 9 "$B/tests/$t" "$backend"
+        done ;;
+    *) echo "cuda_device.sh: no part is called $part" >&2; exit 64 ;;
+    esac
+done
+nvidia-smi --query-gpu=name,driver_version,clocks.sm,power.draw --format=csv,noheader >"$logs/card.log" 2>&1
+echo "=="
+cat "$logs/card.log"
+[ -f "$logs/bench.log" ] && cat "$logs/bench.log"
+printf '%s\n' "${table[@]}"
+exit $failed
