@@ -209,9 +209,9 @@ typedef enum msa_outcome { MSA_ANSWERED, MSA_NOT_FOUND, MSA_PARTIAL } msa_outcom
 typedef struct msa_round {
     msa_scored *routed;     /* best first; score: combined over router layers */
     int64_t n_routed;
-    bool fused;             /* a lexical score joined: routed[].router and .lexical are set */
     int64_t *chosen;        /* documents whose text joined the context */
     int64_t n_chosen;
+    bool fused;             /* a lexical score joined: routed[].router and .lexical are set */
 } msa_round;
 
 typedef struct msa_answer {

@@ -85,6 +85,15 @@ static json_t *device(msa_run *r)
                      "threads", info.n_threads);
 }
 
+/* What the protocol adds to the router's score; null: nothing. */
+static json_t *lexical(const msa_run *r)
+{
+    const msa_protocol *p = &r->protocol;
+    return r->peeked && p->lexical_weight > 0
+               ? json_pack("{s:f, s:I}", "weight", p->lexical_weight, "candidates", (json_int_t)p->lexical_candidates)
+               : json_null();
+}
+
 static json_t *options(const msa_ask *a)
 {
     return json_pack("{s:s, s:I, s:f, s:f, s:I, s:o, s:I, s:s}", "mode", "ask", "max_tokens",
@@ -107,12 +116,12 @@ msa_rc msa_run_receipt(msa_run *r, int exit_code, msa_err *err)
         return rc;
     msa_program_sha256(program);
     json_t *v = json_pack(
-        "{s:i, s:s, s:{s:s, s:s, s:o}, s:{s:o, s:o}, s:{s:o, s:o}, s:{s:o, s:o, s:o, s:I, s:I, s:I}, s:o, "
+        "{s:i, s:s, s:{s:s, s:s, s:o}, s:{s:o, s:o}, s:{s:o, s:o, s:o}, s:{s:o, s:o, s:o, s:I, s:I, s:I}, s:o, "
         "s:o, s:s, s:{s:{s:I, s:I, s:I, s:I, s:I, s:I}, s:o, s:o}, s:{s:f, s:f, s:f, s:f}, s:I, s:I, s:i}",
         "version", 1, "id", j->id, "program", "name", "msa-batch", "version", MSA_PROGRAM_VERSION, "sha256",
         hash_or_null(program), "job", "path", msa_json_string(j->path), "sha256", hash_or_null(j->sha256),
-        "model", "path", msa_json_string(j->model), "fingerprint", hash_or_null(r->fingerprint), "store",
-        "path", msa_json_string(j->store), "state", hash_or_null(r->store_state), "manifest_sha256",
+        "model", "path", msa_json_string(j->model), "fingerprint", hash_or_null(r->fingerprint), "lexical",
+        lexical(r), "store", "path", msa_json_string(j->store), "state", hash_or_null(r->store_state), "manifest_sha256",
         hash_or_null(manifest), "documents",
         (json_int_t)(r->corpus ? msa_corpus_alive(r->corpus) : 0), "tokens", (json_int_t)r->context_tokens,
         "bank_bytes", (json_int_t)bank.bytes, "device", device(r), "options", options(&j->defaults), "isolation",

@@ -386,7 +386,7 @@ static void citations_are_verified(void **state)
     msa_corpus *c = NULL;
     msa_scored routed = {.doc = 1, .score = 0.5};
     int64_t doc = 1;
-    msa_round round = {&routed, 1, &doc, 1};
+    msa_round round = {.routed = &routed, .n_routed = 1, .chosen = &doc, .n_chosen = 1};
     msa_schema *s = NULL;
     (void)state;
     assert_int_equal(msa_corpus_open(in_dir("store"), &c, NULL), MSA_OK);
@@ -439,7 +439,7 @@ static void a_title_counts_nowhere(void **state)
         assert_true(msa_corpus_doc_get(c, ++doc, &d));
     while (!d.alive || !d.record || strcmp(d.record, "r1") != 0);
     msa_scored routed = {.doc = doc, .score = 0.5};
-    msa_round round = {&routed, 1, &doc, 1};
+    msa_round round = {.routed = &routed, .n_routed = 1, .chosen = &doc, .n_chosen = 1};
     msa_answer a = {.outcome = MSA_ANSWERED, .finish_reason = "stop", .text = (char *)(uintptr_t)"the address of the landlord",
                     .rounds = &round, .n_rounds = 1, .evidence = &doc, .n_evidence = 1};
     msa_buf b = {0};
