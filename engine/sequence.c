@@ -246,7 +246,9 @@ void msa_seqs_free(msa_seqs *s)
 {
     if (!s)
         return;
-    msa_kern_graph_clear(s->model->kern); /* recorded steps name what is freed */
+    /* recorded steps name what is freed, queued operations may use it */
+    msa_kern_graph_clear(s->model->kern);
+    msa_kern_sync(s->model->kern, NULL, NULL);
     void *dev[] = {s->cache, s->head, s->router_q, s->queries, s->gathered, s->normed, s->logits,
                    s->below};
     for (size_t i = 0; i < sizeof dev / sizeof *dev; i++)

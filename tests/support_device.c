@@ -44,7 +44,7 @@ static struct {
     const msa_kern_ops *under;
     msa_kern_ops ops;
     msa_kern_stream stream;
-    int64_t ids, n_run, n_queued, most_queued, fault_at, refuse_above, n_runs;
+    int64_t ids, n_run, n_queued, most_queued, fault_at, refuse_above, n_alloc, refuse_at, n_runs;
     bool dead, recording, others_first;
     msa_kern_stream *streams[MAX_STREAMS]; /* those that were made */
     block blocks[MAX_BLOCKS];   /* what copies need not wait for */
@@ -162,7 +162,8 @@ static msa_rc reserve(msa_kern *k, const msa_kern_shape *max, bool dry_run, int6
 
 static msa_rc alloc(msa_kern *k, int64_t bytes, msa_mem kind, void **out, msa_err *err)
 {
-    if (D.refuse_above > 0 && bytes > D.refuse_above)
+    D.n_alloc++;
+    if ((D.refuse_above > 0 && bytes > D.refuse_above) || D.n_alloc == D.refuse_at)
         return msa_err_set(err, MSA_FAILED, MSA_E_NOMEM, "the test's device refuses %lld bytes",
                            (long long)bytes);
     msa_rc rc = D.under->alloc(k, bytes, kind, out, err);
@@ -580,6 +581,16 @@ void msa_test_device_fault_after(int64_t n)
 void msa_test_device_refuse_above(int64_t bytes)
 {
     D.refuse_above = bytes;
+}
+
+void msa_test_device_refuse(int64_t n)
+{
+    D.refuse_at = n > 0 ? D.n_alloc + n : 0;
+}
+
+int64_t msa_test_device_allocs(void)
+{
+    return D.n_alloc;
 }
 
 int64_t msa_test_device_ops(void)

@@ -16,6 +16,10 @@ void msa_test_device_others_first(bool yes);
 void msa_test_device_fault_after(int64_t n);
 /* Allocations of more bytes are refused; 0: none is. */
 void msa_test_device_refuse_above(int64_t bytes);
+/* The n-th allocation from now is refused; 0: none is. */
+void msa_test_device_refuse(int64_t n);
+/* Allocations that were asked for so far. */
+int64_t msa_test_device_allocs(void);
 /* Operations that ran so far. */
 int64_t msa_test_device_ops(void);
 /* Rows that ran through products with this weight so far. */
