@@ -141,9 +141,10 @@ static bool last_node(cudaStream_t s, cudaGraphNode_t *node)
 {
     cudaStreamCaptureStatus status;
     const cudaGraphNode_t *nodes = NULL;
+    const cudaGraphEdgeData *edges; /* asked for, or edges with data are an error */
     size_t n = 0;
     *node = NULL;
-    if (cudaStreamGetCaptureInfo(s, &status, NULL, NULL, &nodes, NULL, &n) != cudaSuccess || n > 1)
+    if (cudaStreamGetCaptureInfo(s, &status, NULL, NULL, &nodes, &edges, &n) != cudaSuccess || n > 1)
         return false;
     if (n == 1)
         *node = nodes[0];
@@ -172,13 +173,12 @@ static msa_rc launch_up_to(msa_cuda_graphs *g, cudaGraphNode_t node, msa_err *er
 {
     run *r = g->current;
     for (;;) {
-        cudaGraphNode_t next;
-        size_t n = 0;
-        MSA_CUDA_TRY(cudaGraphNodeGetDependentNodes(node, NULL, NULL, &n));
+        cudaGraphNode_t next = NULL;
+        cudaGraphEdgeData edge;
+        size_t n = 1; /* a run is a chain: what would branch was not kept */
+        MSA_CUDA_TRY(cudaGraphNodeGetDependentNodes(node, &next, &edge, &n));
         if (n == 0)
             break;
-        n = 1; /* a run is a chain: what would branch was not kept */
-        MSA_CUDA_TRY(cudaGraphNodeGetDependentNodes(node, &next, NULL, &n));
         MSA_CUDA_TRY(cudaGraphNodeSetEnabled(r->exec, next, 0));
         node = next;
     }

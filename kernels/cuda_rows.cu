@@ -223,14 +223,14 @@ rope_kernel(__nv_bfloat16 *qkv, int64_t M, int H, int G, const float *q_gamma, c
             float eps, const int64_t *pos, double step)
 {
     enum { D = 8 * L, HALF = D / 2, AT_ONCE = 32 / L };
-    __shared__ __align__(16) float2 turn[ROPE_ROWS][HALF];
+    __shared__ float2 turn[ROPE_ROWS][8][L / 2]; /* pair 8*i + j at [j][i], for lanes side by side */
     const int64_t row0 = (int64_t)blockIdx.x * ROPE_ROWS;
     const int rows = (int)min((int64_t)ROPE_ROWS, M - row0);
     for (int t = threadIdx.x; t < rows * HALF; t += ROPE_THREADS)
-        turn[t / HALF][t % HALF] = rotation(pos[row0 + t / HALF], t % HALF, step);
+        turn[t / HALF][t % 8][t % HALF / 8] = rotation(pos[row0 + t / HALF], t % HALF, step);
     __syncthreads();
 
-    const int lane = threadIdx.x % 32, part = lane % L, first = part % (L / 2) * 8;
+    const int lane = threadIdx.x % 32, part = lane % L;
     const int heads = rows * (H + G);
     for (int n0 = threadIdx.x / 32 * AT_ONCE; n0 < heads; n0 += ROPE_THREADS / 32 * AT_ONCE) {
         /* lanes past the last head do its work again, without storing: all take part in shuffles */
@@ -260,7 +260,7 @@ rope_kernel(__nv_bfloat16 *qkv, int64_t M, int H, int G, const float *q_gamma, c
         const float sign = part < L / 2 ? -1.0f : 1.0f;
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            const float2 cs = turn[row][first + j];
+            const float2 cs = turn[row][j][part % (L / 2)];
             f[j] = f[j] * cs.x + sign * other[j] * cs.y;
         }
         if (n0 + lane / L < heads)
