@@ -13,6 +13,7 @@
 
 #include "base/mem.h"
 #include "tests/support_answer.h"
+#include "tests/support_device.h"
 #include "tests/support_model.h"
 
 static msa_question question(const char *text)
@@ -79,6 +80,95 @@ static void company_generative(void **state)
     check_company(&(msa_test_world_opts){.kind = MSA_PROTOCOL_GENERATIVE, .n_docs = 20, .seed = 4});
     check_company(&(msa_test_world_opts){.kind = MSA_PROTOCOL_GENERATIVE, .n_docs = 20, .seed = 5,
                                          .coupled = true});
+}
+
+/* ---- a device -------------------------------------------------------------------------------- */
+
+/* Answers of a device that computes when it must are those of the reference. */
+static void late_device(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < 2; kind++) {
+        msa_test_world w;
+        msa_question qs[MANY];
+        char text[MANY][64];
+        msa_test_answer now[MANY], late[MANY];
+        const msa_answerer_opts opts = {.max_batch = 4, .max_context = 300};
+        msa_test_world_open(&w, &(msa_test_world_opts){
+                                    .kind = kind ? MSA_PROTOCOL_ROUTER : MSA_PROTOCOL_GENERATIVE,
+                                    .n_docs = 20, .seed = 4});
+        many_questions(qs, text);
+        msa_test_ask(&w, &opts, qs, MANY, now);
+        msa_test_device_begin(w.model->kern);
+        msa_test_ask(&w, &opts, qs, MANY, late);
+        assert_true(msa_test_device_runs() > 0);
+        for (int i = 0; i < MANY; i++)
+            msa_test_same_answer(&now[i].a, &late[i].a);
+        msa_test_answers_free(now, MANY);
+        msa_test_answers_free(late, MANY);
+        msa_test_world_close(&w);
+    }
+}
+
+typedef struct told {
+    const msa_test_answer *want;
+    int64_t n;
+} told;
+
+static void compare_told(void *user, const msa_answer *a)
+{
+    told *t = user;
+    msa_test_same_answer(a, &t->want[a->tag].a);
+    t->n++;
+}
+
+/* A device that fails ends the answerer; what was told before is whole. */
+static void failing_device(void **state)
+{
+    (void)state;
+    msa_question qs[MANY];
+    char text[MANY][64];
+    msa_test_answer want[MANY];
+    const msa_test_world_opts world = {.kind = MSA_PROTOCOL_GENERATIVE, .n_docs = 20, .seed = 4};
+    const msa_answerer_opts opts = {.max_batch = 4, .max_context = 300};
+    int64_t ops = 0, some = 0;
+    many_questions(qs, text);
+    for (int64_t i = 0; i < 8; i++) {
+        msa_test_world w;
+        msa_err err;
+        msa_err_init(&err);
+        msa_test_world_open(&w, &world);
+        msa_test_device_begin(w.model->kern);
+        if (i == 0) {
+            msa_test_ask(&w, &opts, qs, MANY, want);
+            ops = msa_test_device_ops();
+            msa_test_world_close(&w);
+            continue;
+        }
+        msa_answerer_opts o = opts;
+        o.text = msa_test_doc_text;
+        o.user = &w;
+        msa_answerer *a;
+        assert_int_equal(msa_answerer_new(w.model, w.bank, &o, &a, &err), MSA_OK);
+        msa_test_device_fault_after(i * ops / 8 - msa_test_device_ops());
+        told t = {.want = want};
+        msa_rc rc = MSA_OK;
+        for (int64_t next = 0; rc >= 0; rc = msa_answerer_step(a, compare_told, &t, &err))
+            while (next < MANY && msa_answerer_room(a) > 0) {
+                msa_question q = qs[next];
+                q.tag = next++;
+                assert_int_equal(msa_answerer_submit(a, &q, &err), MSA_OK);
+            }
+        assert_int_equal(rc, MSA_FATAL);
+        assert_int_equal(err.code, MSA_E_UNAVAILABLE);
+        assert_int_equal(msa_answerer_room(a), 0);
+        assert_true(t.n < MANY);
+        some += t.n;
+        msa_answerer_free(a);
+        msa_test_world_close(&w);
+    }
+    assert_true(some > 0);
+    msa_test_answers_free(want, MANY);
 }
 
 /* ---- limits and outcomes of the router protocol ---------------------------------------------- */
@@ -538,6 +628,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(company_router),
         cmocka_unit_test(company_generative),
+        cmocka_unit_test(late_device),
+        cmocka_unit_test(failing_device),
         cmocka_unit_test(router_outcomes),
         cmocka_unit_test(stops_and_not_found),
         cmocka_unit_test(empty_bank),
