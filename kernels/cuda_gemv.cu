@@ -6,6 +6,7 @@
  * Up to 4 rows are multiplied by ordinary arithmetic, up to 16 by tensor cores with
  * the weight as the side of 16 rows. The order of a sum depends on K alone (and on
  * which of the two it is), not on the number of rows. */
+#include "kernels/cuda_chain.h"
 #include "kernels/cuda_elem.h"
 #include "kernels/cuda_gemv.h"
 
@@ -107,6 +108,7 @@ gemv_kernel(const __nv_bfloat16 *W, const __nv_bfloat16 *x, int rows, int64_t N,
 #pragma unroll
     for (int i = 0; i < VALUES; i++)
         acc[i] = 0;
+    msa_cuda_let_next();
     for (int p0 = 0; p0 < pieces; p0 += 2 * blockDim.x) {
         const int p = p0 + threadIdx.x, q = p + blockDim.x;
         uint4 a[GEMV_ROWS], b[GEMV_ROWS], xa[M], xb[M];
@@ -116,6 +118,8 @@ gemv_kernel(const __nv_bfloat16 *W, const __nv_bfloat16 *x, int rows, int64_t N,
 #pragma unroll
         for (int r = 0; r < GEMV_ROWS; r++)
             b[r] = load_once(w[r] + q, q < pieces);
+        if (p0 == 0)
+            msa_cuda_wait_previous(); /* weights are no kernel's output, x is */
 #pragma unroll
         for (int m = 0; m < M; m++)
             xa[m] = load_often(xs[m] + p, p < pieces);
@@ -175,6 +179,7 @@ mma_kernel(const __nv_bfloat16 *W, const __nv_bfloat16 *x, int rows, int64_t N, 
     for (int i = 0; i < TILES; i++)
         xs[i] = x + min(i * 8 + g, rows - 1) * K + t * 8;
     float acc[TILES][4] = {{0}};
+    msa_cuda_let_next();
     const int64_t end = K - t * 8; /* what lies from here on is another row's */
     for (int64_t k = warp * MMA_STEP; k < K; k += (int64_t)warps * MMA_STEP * MMA_AHEAD) {
         uint4 a[MMA_AHEAD][2], b[MMA_AHEAD][TILES];
@@ -183,6 +188,12 @@ mma_kernel(const __nv_bfloat16 *W, const __nv_bfloat16 *x, int rows, int64_t N, 
             const int64_t at = k + (int64_t)u * warps * MMA_STEP;
             a[u][0] = load_once(w0 + at, at < end);
             a[u][1] = load_once(w1 + at, at < end);
+        }
+        if (k == warp * MMA_STEP)
+            msa_cuda_wait_previous();
+#pragma unroll
+        for (int u = 0; u < MMA_AHEAD; u++) {
+            const int64_t at = k + (int64_t)u * warps * MMA_STEP;
 #pragma unroll
             for (int i = 0; i < TILES; i++)
                 b[u][i] = load_often(xs[i] + at, at < end);
@@ -267,15 +278,15 @@ void msa_cuda_linear_few(const void *W, const void *x, int64_t M, int64_t N, int
     const int gemv_threads = 32 * warps_for(ceil_div(K, 8 * 32), 2, GEMV_THREADS / 32);
     const int mma_threads = 32 * warps_for(ceil_div(K, MMA_STEP), MMA_AHEAD, MMA_WARPS);
     if (M == 1)
-        gemv_kernel<1><<<gemv_blocks, gemv_threads, 0, s>>>(w, a, rows, N, K, out, mode);
+        msa_cuda_follow(gemv_kernel<1>, gemv_blocks, gemv_threads, s, w, a, rows, N, K, out, mode);
     else if (M == 2)
-        gemv_kernel<2><<<gemv_blocks, gemv_threads, 0, s>>>(w, a, rows, N, K, out, mode);
+        msa_cuda_follow(gemv_kernel<2>, gemv_blocks, gemv_threads, s, w, a, rows, N, K, out, mode);
     else if (M <= 4)
-        gemv_kernel<4><<<gemv_blocks, gemv_threads, 0, s>>>(w, a, rows, N, K, out, mode);
+        msa_cuda_follow(gemv_kernel<4>, gemv_blocks, gemv_threads, s, w, a, rows, N, K, out, mode);
     else if (M <= 8)
-        mma_kernel<1><<<mma_blocks, mma_threads, 0, s>>>(w, a, rows, N, K, out, mode);
+        msa_cuda_follow(mma_kernel<1>, mma_blocks, mma_threads, s, w, a, rows, N, K, out, mode);
     else
-        mma_kernel<2><<<mma_blocks, mma_threads, 0, s>>>(w, a, rows, N, K, out, mode);
+        msa_cuda_follow(mma_kernel<2>, mma_blocks, mma_threads, s, w, a, rows, N, K, out, mode);
 }
 
 void msa_cuda_linear_any(msa_dtype act, const void *W, const void *x, int64_t M, int64_t N, int64_t K, void *out,

@@ -3,6 +3,7 @@
  * and one that takes any shape. */
 #include <math.h>
 
+#include "kernels/cuda_chain.h"
 #include "kernels/cuda_elem.h"
 #include "kernels/cuda_internal.h"
 
@@ -21,16 +22,23 @@ static int threads_for(int64_t n, int64_t each, int most)
     return (int)(t < most ? t : most);
 }
 
-#define FOR_ACT(k, call)                        \
+#define FOR_ACT(k, ...)                         \
     do {                                        \
         if ((k)->info.act == MSA_F32) {         \
             typedef msa_cuda_f32 T;             \
-            call;                               \
+            __VA_ARGS__;                        \
         } else {                                \
             typedef msa_cuda_bf16 T;            \
-            call;                               \
+            __VA_ARGS__;                        \
         }                                       \
     } while (0)
+
+/* How kernels of operations that a decoding step repeats begin. */
+static __device__ __forceinline__ void follow(void)
+{
+    msa_cuda_let_next();
+    msa_cuda_wait_previous();
+}
 
 static __device__ __forceinline__ float warp_sum(float v)
 {
@@ -90,6 +98,7 @@ msa_rc msa_cuda_embed(msa_kern *k, msa_kern_stream *st, const msa_kern_weight *w
 
 __global__ void gather_kernel(const float *x, int64_t E, const int64_t *idx, int64_t R, bool wide, float *out)
 {
+    follow();
     for (int64_t r = blockIdx.x; r < R; r += gridDim.x) {
         const float *from = x + idx[r] * E;
         float *to = out + r * E;
@@ -114,8 +123,8 @@ msa_rc msa_cuda_gather(msa_kern *k, msa_kern_stream *st, const float *x, int64_t
     if (rc < 0 || noted)
         return rc;
     const bool wide = E % 4 == 0 && msa_cuda_aligned(x) && msa_cuda_aligned(out);
-    gather_kernel<<<grid_of(R), threads_for(E, 4, 256), 0, msa_cuda_stream(k, st)>>>(
-        x, E, (const int64_t *)rows, R, wide, out);
+    msa_cuda_follow(gather_kernel, grid_of(R), threads_for(E, 4, 256), msa_cuda_stream(k, st), x, E,
+                    (const int64_t *)rows, R, wide, out);
     MSA_CUDA_LAUNCHED("gather");
 }
 
@@ -138,6 +147,7 @@ template <class T>
 __global__ void __launch_bounds__(NORM_THREADS)
 norm_kernel(const float *x, const float *gamma, float eps, int64_t M, int64_t E, typename T::elem *out)
 {
+    follow();
     const int quads = (int)(E / 4);
     for (int64_t m = blockIdx.x; m < M; m += gridDim.x) {
         uint4 held[NORM_STEPS];
@@ -172,6 +182,7 @@ template <class T>
 __global__ void norm_any_kernel(const float *x, const float *gamma, float eps, int64_t M, int64_t E,
                                 typename T::elem *out)
 {
+    follow();
     for (int64_t m = blockIdx.x; m < M; m += gridDim.x) {
         float sum = 0;
         for (int64_t i = threadIdx.x; i < E; i += blockDim.x)
@@ -192,11 +203,11 @@ msa_rc msa_cuda_rms_norm(msa_kern *k, msa_kern_stream *st, const float *x, const
     const cudaStream_t s = msa_cuda_stream(k, st);
     if (E % 4 == 0 && E <= 4 * NORM_STEPS * NORM_THREADS && msa_cuda_aligned(x) && msa_cuda_aligned(gamma) &&
         msa_cuda_aligned(out))
-        FOR_ACT(k, (norm_kernel<T><<<grid_of(M), threads_for(E, 4 * NORM_STEPS, NORM_THREADS), 0, s>>>(
-                       x, gamma, eps, M, E, (T::elem *)out)));
+        FOR_ACT(k, msa_cuda_follow(norm_kernel<T>, grid_of(M), threads_for(E, 4 * NORM_STEPS, NORM_THREADS), s, x,
+                                   gamma, eps, M, E, (T::elem *)out));
     else
-        FOR_ACT(k, (norm_any_kernel<T><<<grid_of(M), threads_for(E, 4, 256), 0, s>>>(x, gamma, eps, M, E,
-                                                                                     (T::elem *)out)));
+        FOR_ACT(k, msa_cuda_follow(norm_any_kernel<T>, grid_of(M), threads_for(E, 4, 256), s, x, gamma, eps, M, E,
+                                   (T::elem *)out));
     MSA_CUDA_LAUNCHED("rms_norm");
 }
 
@@ -222,6 +233,7 @@ __global__ void __launch_bounds__(ROPE_THREADS)
 rope_kernel(__nv_bfloat16 *qkv, int64_t M, int H, int G, const float *q_gamma, const float *k_gamma,
             float eps, const int64_t *pos, double step)
 {
+    follow();
     enum { D = 8 * L, HALF = D / 2, AT_ONCE = 32 / L };
     __shared__ float2 turn[ROPE_ROWS][8][L / 2]; /* pair 8*i + j at [j][i], for lanes side by side */
     const int64_t row0 = (int64_t)blockIdx.x * ROPE_ROWS;
@@ -275,6 +287,7 @@ __global__ void rope_any_kernel(typename T::elem *qkv, int64_t M, int64_t H, int
                                 const float *q_gamma, const float *k_gamma, float eps, const int64_t *pos,
                                 double step)
 {
+    follow();
     __shared__ float2 turn[ROPE_TABLE];
     const int64_t half = D / 2;
     const int lane = threadIdx.x % 32;
@@ -323,14 +336,14 @@ msa_rc msa_cuda_qk_rope(msa_kern *k, msa_kern_stream *st, void *qkv, int64_t M, 
                       msa_cuda_aligned(q_gamma) && msa_cuda_aligned(k_gamma) && blocks <= INT32_MAX &&
                       h.H + h.G <= INT32_MAX / ROPE_ROWS;
     if (wide && h.D == 128)
-        rope_kernel<16><<<(unsigned)blocks, ROPE_THREADS, 0, s>>>((__nv_bfloat16 *)qkv, M, (int)h.H, (int)h.G,
-                                                                 q_gamma, k_gamma, eps, pos, step);
+        msa_cuda_follow(rope_kernel<16>, (unsigned)blocks, ROPE_THREADS, s, (__nv_bfloat16 *)qkv, M, h.H, h.G,
+                        q_gamma, k_gamma, eps, pos, step);
     else if (wide)
-        rope_kernel<8><<<(unsigned)blocks, ROPE_THREADS, 0, s>>>((__nv_bfloat16 *)qkv, M, (int)h.H, (int)h.G,
-                                                                q_gamma, k_gamma, eps, pos, step);
+        msa_cuda_follow(rope_kernel<8>, (unsigned)blocks, ROPE_THREADS, s, (__nv_bfloat16 *)qkv, M, h.H, h.G,
+                        q_gamma, k_gamma, eps, pos, step);
     else
-        FOR_ACT(k, (rope_any_kernel<T><<<grid_of(M), 256, 0, s>>>((T::elem *)qkv, M, h.H, h.G, h.D, q_gamma,
-                                                                  k_gamma, eps, pos, step)));
+        FOR_ACT(k, msa_cuda_follow(rope_any_kernel<T>, grid_of(M), 256, s, (T::elem *)qkv, M, h.H, h.G, h.D,
+                                   q_gamma, k_gamma, eps, pos, step));
     MSA_CUDA_LAUNCHED("qk_rope");
 }
 
@@ -341,6 +354,7 @@ __global__ void cache_store_kernel(const char *qkv, int64_t stride, int64_t kv_a
                                    int64_t rows, const int64_t *row_start, char *const *ck, char *const *cv,
                                    const int64_t *at)
 {
+    follow();
     for (int64_t i = blockIdx.x; i < rows; i += gridDim.x) {
         const int64_t r = row_start[0] + i;
         int64_t lo = 0, hi = B; /* row_start[lo] <= r < row_start[hi] */
@@ -382,7 +396,8 @@ msa_rc msa_cuda_cache_store(msa_kern *k, msa_kern_stream *st, const void *qkv, m
         rc = msa_cuda_args(c, st, at, B * word, &d_at, err);
     if (rc < 0 || noted)
         return rc;
-    cache_store_kernel<<<dim3(grid_of(rows), 2), threads_for(kv, 16, 256), 0, msa_cuda_stream(k, st)>>>(
+    msa_cuda_follow(
+        cache_store_kernel, dim3(grid_of(rows), 2), threads_for(kv, 16, 256), msa_cuda_stream(k, st),
         (const char *)qkv, (h.H + 2 * h.G) * h.D * size, h.H * h.D * size, kv, B, rows,
         (const int64_t *)d_rows, (char *const *)d_ck, (char *const *)d_cv, (const int64_t *)d_at);
     MSA_CUDA_LAUNCHED("cache_store");
@@ -405,6 +420,7 @@ template <> __device__ __forceinline__ float gated<msa_cuda_bf16>(float gate, fl
 template <class T>
 __global__ void swiglu_kernel(const typename T::elem *gu, int64_t M, int64_t I, typename T::elem *out)
 {
+    follow();
     const int64_t i = (int64_t)blockIdx.y * blockDim.x + threadIdx.x, pieces = I / T::PIECE;
     if (i >= pieces)
         return;
@@ -424,6 +440,7 @@ __global__ void swiglu_kernel(const typename T::elem *gu, int64_t M, int64_t I, 
 template <class T>
 __global__ void swiglu_any_kernel(const typename T::elem *gu, int64_t M, int64_t I, typename T::elem *out)
 {
+    follow();
     for (int64_t m = blockIdx.x; m < M; m += gridDim.x)
         for (int64_t i = threadIdx.x; i < I; i += blockDim.x)
             out[m * I + i] = T::set(gated<T>(T::get(gu[m * 2 * I + i]), T::get(gu[m * 2 * I + I + i])));
@@ -439,11 +456,11 @@ msa_rc msa_cuda_swiglu(msa_kern *k, msa_kern_stream *st, const void *gu, int64_t
     const cudaStream_t s = msa_cuda_stream(k, st);
     const int64_t piece = 16 / msa_dtype_bytes(k->info.act), columns = ceil_div(I / piece, 128);
     if (I % piece == 0 && columns <= UINT16_MAX && msa_cuda_aligned(gu) && msa_cuda_aligned(out))
-        FOR_ACT(k, (swiglu_kernel<T><<<dim3(grid_of(M), (unsigned)columns), 128, 0, s>>>(
-                       (const T::elem *)gu, M, I, (T::elem *)out)));
+        FOR_ACT(k, msa_cuda_follow(swiglu_kernel<T>, dim3(grid_of(M), (unsigned)columns), 128, s,
+                                   (const T::elem *)gu, M, I, (T::elem *)out));
     else
-        FOR_ACT(k, (swiglu_any_kernel<T><<<grid_of(M), threads_for(I, 2, 256), 0, s>>>(
-                       (const T::elem *)gu, M, I, (T::elem *)out)));
+        FOR_ACT(k, msa_cuda_follow(swiglu_any_kernel<T>, grid_of(M), threads_for(I, 2, 256), s,
+                                   (const T::elem *)gu, M, I, (T::elem *)out));
     MSA_CUDA_LAUNCHED("swiglu");
 }
 
