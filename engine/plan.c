@@ -112,6 +112,29 @@ static bool tiers_of(const msa_tiers_in *in, msa_keys_place keys, msa_content_pl
     return !key.bad && !kv.bad && !table.bad && !attended.bad && !device.bad && !host.bad;
 }
 
+const char *msa_tiers_keys_name(msa_keys_place p)
+{
+    switch (p) {
+    case MSA_KEYS_FILE: break;
+    case MSA_KEYS_EXACT: return "device";
+    case MSA_KEYS_I8_EXACT: return "device, 8 bits and exact";
+    case MSA_KEYS_I8: return "device, 8 bits; the best again from the mapped file";
+    }
+    return "mapped file";
+}
+
+const char *msa_tiers_content_name(msa_content_place p)
+{
+    switch (p) {
+    case MSA_CONTENT_FILE: break;
+    case MSA_CONTENT_EXACT: return "device";
+    case MSA_CONTENT_I8: return "device, 8 bits";
+    case MSA_CONTENT_PINNED: return "pinned memory";
+    case MSA_CONTENT_STAGED: return "mapped file, by way of the device";
+    }
+    return "mapped file";
+}
+
 static bool within(int64_t bytes, int64_t limit)
 {
     return limit < 0 || bytes <= limit;

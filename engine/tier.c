@@ -287,7 +287,10 @@ static void copy_item(void *arg, int64_t i, int thread)
 static void copy_rows(msa_tier *t, char *dst, const char *src, int64_t bytes)
 {
     copying c = {dst, src, bytes};
-    msa_pool_run(t->pool, (bytes + COPY_ITEM - 1) / COPY_ITEM, copy_item, &c);
+    if (bytes <= COPY_ITEM)
+        memcpy(dst, src, (size_t)bytes);
+    else
+        msa_pool_run(t->pool, (bytes + COPY_ITEM - 1) / COPY_ITEM, copy_item, &c);
 }
 
 /* Where rows go: exact, in 8 bits (groups of D columns with a factor each), or both. */
@@ -454,8 +457,11 @@ static msa_rc settle(msa_tier *t, const msa_tier_opts *o, msa_err *err)
         if (rc < 0)
             return rc;
         rc = take_rows(t, &refusal);
-        if (rc >= 0)
+        if (rc >= 0) {
+            msa_log('i', "bank: router keys %s, content %s", msa_tiers_keys_name(t->places.keys),
+                    msa_tiers_content_name(t->places.content));
             return rc;
+        }
         drop_rows(t);
         if (refusal.code != MSA_E_NOMEM || o->want)
             return msa_err_set(err, rc, refusal.code, "%s", refusal.msg);

@@ -44,6 +44,10 @@ typedef struct msa_tiers_in {
 #define MSA_TIER_SMALL_KEYS ((int64_t)1 << 30)
 msa_rc msa_tiers_plan(const msa_tiers_in *in, int64_t *step, msa_tiers *out, msa_err *err);
 
+/* Places in words, as a plan shows them. */
+const char *msa_tiers_keys_name(msa_keys_place p);
+const char *msa_tiers_content_name(msa_content_place p);
+
 /* Most chunks that are scanned at once, unless one document has more. */
 #define MSA_TIER_SLAB_CHUNKS ((int64_t)1 << 20)
 /* Bytes of a device's memory that the bank leaves free: what the driver and
