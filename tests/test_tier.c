@@ -546,11 +546,12 @@ static void every_arrangement_attends(void **state)
         msa_kern_best routed[SLOTS * 4], again[SLOTS * 4];
         msa_foreign f = {0};
         unsigned kinds = 0;
-        msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_GENERATIVE, .n_docs = 60, .seed = 4,
+        msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_GENERATIVE, .n_docs = 120, .seed = 4,
                                                        .act = act ? MSA_BF16 : MSA_F32});
         assert_int_equal(attend(&w, want, routed), MSA_OK);
         msa_log_set(note_plan, NULL);
-        for (bool staged = false; !staged;) {
+        bool staged = false;
+        for (int tries = 0; !staged && tries < 12; tries++) {
             f.most = f.most_pinned = 0;
             msa_foreign_begin(w.model->kern, &f);
             msa_rc rc = attend(&w, got, again);
