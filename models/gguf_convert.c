@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "engine/safetensors.h"
+#include "kernels/dtype.h"
 
 #define N(a) ((int64_t)(sizeof(a) / sizeof((a)[0])))
 #define LAYERS_MAX 256
@@ -224,21 +225,27 @@ static msa_rc write_tokenizer(const msa_gguf *g, const char *dir, msa_err *err)
 
 /* ---- weights -------------------------------------------------------------------------- */
 
-/* One tensor to write: its source, and how many heads' rows are to be put back
- * in order (0: none); or one of the adapter's, which stays as it is. */
+/* One tensor to write: its source, how many heads' rows are to be put back in
+ * order (0: none), and the update B A that it gets (NULL: none); or one of the
+ * adapter's, which stays as it is. */
 typedef struct piece {
     const msa_gguf_tensor *from;
     int64_t heads;
+    const msa_st_tensor *a, *b;
     const void *trained;
 } piece;
 
 typedef struct weights {
     const shape *s;
+    const msa_safetensors *adapter; /* NULL: none */
+    bool updated;      /* it has updates: matrices are written as BF16 */
     msa_st_tensor *t;  /* [n], names owned */
     piece *piece;      /* [n] */
     int64_t n;
     float *out, *raw;  /* the tensor being written; before reordering */
 } weights;
+
+static const char part_a[] = ".lora_A.weight", part_b[] = ".lora_B.weight";
 
 static const char *const outer_names[][2] = {{"token_embd.weight", "model.embed_tokens.weight"},
                                              {"output_norm.weight", "model.norm.weight"},
@@ -253,6 +260,30 @@ static const char *const layer_names[][2] = {{"attn_norm", "input_layernorm"},
                                              {"ffn_up", "mlp.up_proj"},
                                              {"ffn_down", "mlp.down_proj"}};
 
+static bool ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
+/* The adapter's A or B of the matrix st (named NAME.weight), which is to be
+ * [rows, cols]; -1: any number. NULL in *out: there is none. */
+static msa_rc find_update(const weights *w, const msa_st_tensor *st, const char *part, int64_t rows, int64_t cols,
+                          const msa_st_tensor **out, msa_err *err)
+{
+    char name[192];
+    snprintf(name, sizeof name, "%.*s%s", (int)(strlen(st->name) - strlen(".weight")), st->name, part);
+    const msa_st_tensor *t = w->adapter != NULL ? msa_safetensors_find(w->adapter, name) : NULL;
+    *out = t;
+    if (t == NULL)
+        return MSA_OK;
+    if (t->dtype != MSA_ST_F32 && t->dtype != MSA_ST_F16 && t->dtype != MSA_ST_BF16)
+        return refuse(err, name, "weights of an integer type");
+    if (t->n_dims != 2 || (rows >= 0 && t->shape[0] != rows) || (cols >= 0 && t->shape[1] != cols))
+        return refuse(err, name, "not the shape of an update of its matrix");
+    return MSA_OK;
+}
+
 static msa_rc add_tensor(const msa_gguf *g, weights *w, const char *from, char *to, int64_t heads, msa_err *err)
 {
     const msa_gguf_tensor *t = msa_gguf_find(g, from);
@@ -260,16 +291,24 @@ static msa_rc add_tensor(const msa_gguf *g, weights *w, const char *from, char *
         return msa_err_nomem(err, "tensor names");
     msa_st_tensor *st = &w->t[w->n];
     st->name = to;
-    w->piece[w->n++] = (piece){t, heads, NULL};
+    piece *p = &w->piece[w->n++];
+    *p = (piece){.from = t, .heads = heads};
     if (t == NULL)
         return refuse(err, from, "missing");
-    st->dtype = MSA_ST_F32;
+    st->dtype = w->updated && t->n_dims == 2 ? MSA_ST_BF16 : MSA_ST_F32;
     st->n_dims = t->n_dims;
     for (int d = 0; d < t->n_dims; d++)
         st->shape[d] = t->dim[t->n_dims - 1 - d];
     if (heads > 0 && (t->n_dims != 2 || t->dim[1] != heads * w->s->D))
         return refuse(err, from, "its rows are not those of its heads");
-    return MSA_OK;
+    if (t->n_dims != 2)
+        return MSA_OK;
+    msa_rc rc = find_update(w, st, part_a, -1, st->shape[1], &p->a, err);
+    if (rc >= 0)
+        rc = find_update(w, st, part_b, st->shape[0], p->a != NULL ? p->a->shape[0] : -1, &p->b, err);
+    if (rc >= 0 && (p->a == NULL) != (p->b == NULL))
+        rc = refuse(err, st->name, "one half of an update without the other");
+    return rc;
 }
 
 static msa_rc list_tensors(const msa_gguf *g, weights *w, msa_err *err)
@@ -294,16 +333,31 @@ static msa_rc list_tensors(const msa_gguf *g, weights *w, msa_err *err)
     return rc;
 }
 
-static msa_rc list_adapter(const msa_safetensors *adapter, weights *w, msa_err *err)
+static bool is_update(const msa_st_tensor *t)
 {
-    for (int64_t i = 0; i < msa_safetensors_count(adapter); i++) {
-        const msa_st_tensor *t = msa_safetensors_at(adapter, i);
+    return ends_with(t->name, part_a) || ends_with(t->name, part_b);
+}
+
+/* Tensors that are no updates join as they are; every update must have found its matrix. */
+static msa_rc list_adapter(weights *w, msa_err *err)
+{
+    int64_t used = 0, updates = 0;
+    for (int64_t i = 0; i < w->n; i++)
+        used += w->piece[i].a != NULL ? 2 : 0;
+    for (int64_t i = 0; i < msa_safetensors_count(w->adapter); i++) {
+        const msa_st_tensor *t = msa_safetensors_at(w->adapter, i);
+        if (is_update(t)) {
+            updates++;
+            continue;
+        }
         w->t[w->n] = *t;
-        w->piece[w->n] = (piece){NULL, 0, t->data};
+        w->piece[w->n] = (piece){.trained = t->data};
         if ((w->t[w->n].name = msa_strdup(t->name)) == NULL)
             return msa_err_nomem(err, "tensor names");
         w->n++;
     }
+    if (used != updates)
+        return refuse(err, "adapter", "an update of a tensor that the model does not have");
     return MSA_OK;
 }
 
@@ -318,6 +372,26 @@ static void reorder(const float *raw, float *out, int64_t heads, int64_t D, int6
                        (size_t)cols * sizeof *out);
 }
 
+static float value_at(const msa_st_tensor *t, int64_t i)
+{
+    if (t->dtype == MSA_ST_F32)
+        return ((const float *)t->data)[i];
+    uint16_t h = ((const uint16_t *)t->data)[i];
+    return t->dtype == MSA_ST_BF16 ? msa_bf16_to_f32(h) : msa_f16_to_f32(h);
+}
+
+/* out [rows, cols] += B [rows, rank] A [rank, cols]. a: A as floats. */
+static void add_update(float *out, const msa_st_tensor *b, const float *a, int64_t rows, int64_t cols)
+{
+    const int64_t rank = b->shape[1];
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t k = 0; k < rank; k++) {
+            float x = value_at(b, r * rank + k);
+            for (int64_t c = 0; c < cols; c++)
+                out[r * cols + c] += x * a[k * cols + c];
+        }
+}
+
 static msa_rc tensor_data(void *user, int64_t i, const void **data, msa_err *err)
 {
     weights *w = user;
@@ -329,7 +403,22 @@ static msa_rc tensor_data(void *user, int64_t i, const void **data, msa_err *err
     msa_rc rc = msa_gguf_floats(p->from, p->heads > 0 ? w->raw : w->out, err);
     if (rc >= 0 && p->heads > 0)
         reorder(w->raw, w->out, p->heads, w->s->D, p->from->dim[0]);
+    if (rc >= 0 && p->a != NULL) {
+        float *a = msa_alloc(p->a->n, sizeof *a);
+        if (a == NULL)
+            return msa_err_nomem(err, "an update");
+        for (int64_t k = 0; k < p->a->n; k++)
+            a[k] = value_at(p->a, k);
+        add_update(w->out, p->b, a, p->from->dim[1], p->from->dim[0]);
+        free(a);
+    }
     *data = w->out;
+    if (rc >= 0 && w->t[i].dtype == MSA_ST_BF16) {
+        uint16_t *half = (uint16_t *)(void *)w->raw;
+        for (int64_t k = 0; k < p->from->n; k++)
+            half[k] = msa_f32_to_bf16(w->out[k]);
+        *data = half;
+    }
     return rc;
 }
 
@@ -338,18 +427,21 @@ static msa_rc write_weights(const msa_gguf *g, const shape *s, const char *dir, 
 {
     int64_t cap = N(outer_names) + s->layers * N(layer_names), largest = 0;
     cap += adapter != NULL ? msa_safetensors_count(adapter) : 0;
-    weights w = {.s = s, .t = msa_calloc(cap, sizeof *w.t), .piece = msa_calloc(cap, sizeof *w.piece)};
+    weights w = {.s = s, .adapter = adapter, .t = msa_calloc(cap, sizeof *w.t),
+                 .piece = msa_calloc(cap, sizeof *w.piece)};
     char *path = msa_file_join(dir, "model.safetensors");
     msa_rc rc = MSA_OK;
     if (w.t == NULL || w.piece == NULL || path == NULL)
         rc = msa_err_nomem(err, "a tensor table");
+    for (int64_t i = 0; adapter != NULL && i < msa_safetensors_count(adapter); i++)
+        w.updated = w.updated || is_update(msa_safetensors_at(adapter, i));
     if (rc >= 0)
         rc = list_tensors(g, &w, err);
     for (int64_t i = 0; i < w.n && rc >= 0; i++)
         if (w.piece[i].from->n > largest)
             largest = w.piece[i].from->n;
     if (rc >= 0 && adapter != NULL)
-        rc = list_adapter(adapter, &w, err);
+        rc = list_adapter(&w, err);
     if (rc >= 0) {
         w.out = msa_alloc(largest, sizeof *w.out);
         w.raw = msa_alloc(largest, sizeof *w.raw);
