@@ -13,6 +13,7 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 import argparse
+import copy
 import csv
 import json
 import math
@@ -39,12 +40,14 @@ LEARN = {"squad_train_part": 0.34, "nq_qed_train": 0.24, "cuad": 0.12, "hybridqa
 MULTIHOP = ("hotpotqa_train_100", "musique_train_300", "2wiki_train_500")
 SENTENCES = {"wikipedia_ottqa": 0.4, "dc_law": 0.2, "tech_docs": 0.05, "cuad": 0.2, "nq_qed_train": 0.15}
 
-FULL = {"batch": 256, "block": 64, "answers": 48, "plain": 24, "plain_length": 256, "plain_kept": 1536, "cap": 384,
+FULL = {"batch": 256, "block": 32, "answers": 48, "plain": 24, "plain_length": 256, "plain_kept": 1536, "cap": 384,
         "evidence_cap": 400, "mine_at": (0.25, 0.6), "asked": 320, "heldout_plain": 400, "checkpoint": 60}
-SMOKE = {"batch": 8, "block": 4, "answers": 2, "plain": 2, "plain_length": 32, "plain_kept": 4, "cap": 48,
-         "evidence_cap": 40, "mine_at": (0.3,), "asked": 6, "heldout_plain": 4, "checkpoint": 5}
-RANK, SCALE = 32, 2.0
-RATE_A, RATE_ROUTER, RATE_SCALAR = 5e-4, 5e-4, 5e-3
+SMOKE = {"batch": 4, "block": 2, "answers": 1, "plain": 1, "plain_length": 16, "plain_kept": 2, "cap": 24,
+         "evidence_cap": 16, "mine_at": (0.0,), "asked": 4, "heldout_plain": 2, "checkpoint": 5}
+RANK = 32
+RATE_LOW, RATE_ROUTER, RATE_SCALAR = 8e-4, 5e-4, 5e-3
+WARM = 40              # steps
+STRAYED = 0.5          # divergence from the base on plain text that calls for a step back
 NONE_SHARE = 0.24      # answers that are not in the evidence
 KEPT = 64              # logits kept of the base on plain text
 
@@ -60,23 +63,22 @@ class Trainer:
             table = json.load(f)
         blob = b"".join(open(os.path.join(w, f"weights.{i}"), "rb").read() for i, w in enumerate(a.weights))
         self.say(f"data: {len(self.data.q_set)} questions, {len(self.data.p_set)} passages; {len(blob)} bytes of weights")
-        self.model = Model(tensors(table, blob), self.device, RANK, SCALE, a.seed,
-                           torch.bfloat16 if self.device.type == "cuda" else torch.float32)
+        self.model = Model(tensors(table, blob), self.device, RANK, a.seed)
         old = load_file(a.routers)
         wq, wk = (torch.stack([old[f"model.layers.{i}.self_attn.router_{x}_proj.0.weight"] for i in ROUTER_LAYERS]) for x in "qk")
         self.routers = Routers(wq, wk, math.log(60.0), self.device)
         self.choose()
-        self.mined = {}
+        self.mined, self.ready = {}, None
         la, lb = self.model.parameters()
         rw, rs = self.routers.parameters()
         self.low = la + lb
         for p in self.low:
             p.requires_grad_()
-        self.opt = torch.optim.AdamW([{"params": la + lb, "peak": RATE_A}, {"params": rw, "peak": RATE_ROUTER},
+        self.opt = torch.optim.AdamW([{"params": la + lb, "peak": RATE_LOW}, {"params": rw, "peak": RATE_ROUTER},
                                       {"params": rs, "peak": RATE_SCALAR}], lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
-        self.log, self.metrics = [], {"config": {**c, "rank": RANK, "scale": SCALE, "rates": [RATE_A, RATE_ROUTER, RATE_SCALAR],
+        self.log, self.metrics = [], {"config": {**c, "rank": RANK, "rates": [RATE_LOW, RATE_ROUTER, RATE_SCALAR],
                                                  "not_found_share": NONE_SHARE, "mix": MIX, "learn": LEARN, "seed": a.seed}, "errors": []}
-        self.skipped = 0
+        self.skipped, self.slower, self.good = 0, 1.0, None
 
     def seconds(self):
         return time.time() - self.began
@@ -102,6 +104,7 @@ class Trainer:
                 self.train.setdefault(key, []).append(i)
             if d.q_learn[i] and len(d.q_negatives[i]) >= 3 and not d.p_dev[d.q_positives[i]].any():
                 self.learn.setdefault(key, []).append(i)
+        self.train, self.learn = ({n: np.array(r) for n, r in x.items()} for x in (self.train, self.learn))
         kind = {n: k for k, n in enumerate(d.sets)}
         self.sources = {n: np.flatnonzero((d.p_set == kind[n]) & ~d.p_dev) for n in SENTENCES if n in kind}
         texts = lambda dev: [p for n in ("wikipedia_ottqa", "dc_law", "tech_docs") if n in kind
@@ -159,7 +162,7 @@ class Trainer:
         return [d.question(t) for t in asked], docs, marks
 
     def route_loss(self):
-        asked, docs, marks = self.pairs()
+        asked, docs, marks = self.ready
         sequences = asked + docs
         packed = Packed(sequences, self.device, [self.data.start] * len(asked) + [0] * len(docs), self.data.lead)
         states = self.model.run(packed, ROUTER_LAYERS)
@@ -217,24 +220,38 @@ class Trainer:
     # ---- steps ----------------------------------------------------------------------
 
     def step(self, progress):
-        warm, rate = 0.04, 1.0
-        rate = min(1.0, (progress + 0.002) / warm) * max(0.0, (1 - progress) / (1 - warm) if progress > warm else 1.0)
+        rate = self.slower * min(1.0, (len(self.log) + 1) / WARM) * (1 - progress)
         for g in self.opt.param_groups:
             g["lr"] = g["peak"] * rate
         self.model.merge()
+        self.ready = self.ready or self.pairs()
         route, hit, n1 = self.route_loss()
         answer, n2 = self.answer_loss()
         plain, n3 = self.plain_loss()
         self.model.gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.low, 1.0)
         torch.nn.utils.clip_grad_norm_(self.routers.parameters()[0], 1.0)
+        self.ready = self.pairs()   # while the device works
         values = torch.stack([route, hit, answer, plain, norm.float(), self.routers.log_scale.detach().exp()]).tolist()
-        if all(map(math.isfinite, values)):
+        if all(map(math.isfinite, values)) and values[3] < STRAYED:
+            if len(self.log) % 20 == 0:
+                self.good = copy.deepcopy([[p.detach() for p in g["params"]] for g in self.opt.param_groups])
             self.opt.step()
         else:
-            self.skipped += 1
+            self.step_back(values)
         self.opt.zero_grad(set_to_none=True)
         return values, n1 + n2 + n3
+
+    @torch.no_grad()
+    def step_back(self, values):
+        """To what it was when all was well, and more slowly from there."""
+        self.skipped += 1
+        self.slower *= 0.6
+        for g, good in zip(self.opt.param_groups, self.good or []):
+            for p, old in zip(g["params"], good):
+                p.copy_(old)
+        self.opt.state.clear()
+        self.say(f"strayed: {values}; back, at {self.slower:.2f} of the rate")
 
     def mine(self):
         """Hard negatives by the model itself, inside each set."""
@@ -246,7 +263,7 @@ class Trainer:
             pool = np.unique(np.concatenate([d.q_positives[i] for i in rows]))
             pool = [int(p) for p in pool if not d.p_dev[p]][:12000]
             if self.device.type != "cuda":
-                pool, rows = pool[:24], rows[:16]
+                pool, rows = pool[:6], rows[:4]
             place, keys, there = lora_eval.encode(self.model, self.routers, d, pool, self.c["cap"] // 2, int(self.rng.integers(1 << 30)))
             names = list(place)
             q = lora_eval.ask(self.model, self.routers, d, rows)
@@ -265,7 +282,7 @@ class Trainer:
         first, step, tokens, saved = self.seconds(), 0, 0, self.seconds()
         waiting = list(self.c["mine_at"])
         while True:
-            progress = (self.seconds() - first) / (until - first)
+            progress = (self.seconds() - first) / max(until - first, 1)
             if progress >= 1:
                 break
             if waiting and progress >= waiting[0]:
@@ -281,6 +298,7 @@ class Trainer:
                     for w in ws:
                         w.grad = None
                 torch.cuda.empty_cache()
+                self.ready = None
                 self.c["batch"] -= self.c["block"]
                 self.c["answers"] = self.c["answers"] * 3 // 4
                 self.say(f"out of memory: batch {self.c['batch']}, {self.c['answers']} answers")
@@ -310,13 +328,13 @@ class Trainer:
 
     @torch.no_grad()
     def save(self):
-        """Two files, each below the size that travels. B holds the scale."""
+        """Two files, each below the size that travels."""
         parts = [{}, {}]
         for n, name in NAMES.items():
             for i in range(LAYERS):
                 key = f"model.layers.{i}.{name}"
                 parts[i * 2 // LAYERS][key + ".lora_A.weight"] = self.model.a[n][i].half().cpu().contiguous()
-                parts[i * 2 // LAYERS][key + ".lora_B.weight"] = (self.model.b[n][i] * SCALE).half().cpu().contiguous()
+                parts[i * 2 // LAYERS][key + ".lora_B.weight"] = self.model.b[n][i].half().cpu().contiguous()
         for k, i in enumerate(ROUTER_LAYERS):
             for x, w in (("q", self.routers.wq), ("k", self.routers.wk)):
                 parts[0][f"model.layers.{i}.self_attn.router_{x}_proj.0.weight"] = w[k].detach().half().cpu().contiguous()
@@ -357,8 +375,8 @@ class Trainer:
         old = [i for i in self.held if d.q_old[i]]
         pool = d.pool
         if smoke:
-            old = old[:12]
-            pool = np.unique(np.concatenate([d.q_positives[i][:1] for i in old] + [d.pool[:8]]))
+            old = old[:4]
+            pool = np.unique(np.concatenate([d.q_positives[i][:1] for i in old] + [d.pool[:4]]))
         out = self.metrics.setdefault(when, {})
         rng = np.random.default_rng(9)
         top = {}
@@ -380,7 +398,7 @@ class Trainer:
             if when == "trained":
                 cases.append(("withheld", [d.evidence(i, rng, False) for i in wanted]))
             for case, evidence in cases:
-                out[case], out[case + "_samples"] = lora_eval.answers(self.model, d, wanted, evidence, 4 if smoke else 40)
+                out[case], out[case + "_samples"] = lora_eval.answers(self.model, d, wanted, evidence, *((2, 16) if smoke else (40, 512)))
                 self.say(f"{when}, {case}: {out[case]}")
 
         def routed():
@@ -390,7 +408,7 @@ class Trainer:
             for i in wanted:
                 right = [n + 1 for n, p in enumerate(top[i][:3]) if p in set(d.q_positives[i].tolist())]
                 evidence.append((top[i][:3], right[0] if right else 0))
-            out["routed"], out["routed_samples"] = lora_eval.answers(self.model, d, wanted, evidence, 4 if smoke else 40)
+            out["routed"], out["routed_samples"] = lora_eval.answers(self.model, d, wanted, evidence, *((2, 16) if smoke else (40, 512)))
             out["routed_has_passage"] = round(100 * float(np.mean([bool(e[1]) for e in evidence])), 1)
             self.say(f"{when}, routed: {out['routed']}, passage among them {out['routed_has_passage']}")
 
@@ -449,6 +467,9 @@ def main():
     a.add_argument("--smoke", action="store_true")
     a = a.parse_args()
     os.makedirs(a.out, exist_ok=True)
+    if torch.cuda.is_available():
+        torch.backends.cuda.enable_cudnn_sdp(False)   # it would plan anew for every shape
+        print(torch.__version__, torch.cuda.get_device_name(), torch.empty(1 << 30, dtype=torch.uint8, device="cuda").numel(), flush=True)
     t = Trainer(a, dict(SMOKE if a.smoke else FULL))
     t.say(f"ready on {t.device}")
     t.keep_base()

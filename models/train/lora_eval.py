@@ -24,20 +24,19 @@ def batches(items, length, most):
 
 @torch.no_grad()
 def encode(model, routers, data, passages, cap, seed, most=PASS_TOKENS):
-    """Router keys of passages, bf16 on a GPU: [n, chunks, L, G*D] and which are there."""
+    """Router keys of passages in bf16: [n, chunks, L, G*D] and which are there."""
     rng = np.random.default_rng(seed)
     docs = {int(p): data.document(p, int(rng.integers(1, 1000000)), cap) for p in passages}
     place = {p: i for i, p in enumerate(docs)}
     M = -(-max(map(len, docs.values())) // P)
-    dtype = torch.bfloat16 if model.device.type == "cuda" else torch.float32
-    keys = torch.zeros(len(docs), M, len(data.meta["layers"]), routers.wk.shape[1], device=model.device, dtype=dtype)
+    keys = torch.zeros(len(docs), M, len(data.meta["layers"]), routers.wk.shape[1], device=model.device, dtype=model.dtype)
     there = torch.zeros(len(docs), M, dtype=torch.bool, device=model.device)
     for part in batches(docs, lambda p: len(docs[p]), most):
         sequences = [docs[p] for p in part]
         packed = Packed(sequences, model.device)
         k, t = routers.keys(model.run(packed, data.meta["layers"]), packed, [len(s) for s in sequences], P)
         at = torch.tensor([place[p] for p in part], device=model.device)
-        keys[at, :k.shape[1]] = k.to(dtype)
+        keys[at, :k.shape[1]] = k.to(model.dtype)
         there[at, :k.shape[1]] = t
     return place, keys, there
 
@@ -80,7 +79,7 @@ def recall(model, routers, data, questions, pool, cap, seed=5, keep=0):
             rank = (row > row[right].max()).sum() if len(right) else torch.tensor(len(names))
             ranks.setdefault(data.sets[data.q_set[i]], []).append(int(rank))
             if keep:
-                top[i] = [names[j] for j in row.topk(keep).indices.tolist()]
+                top[i] = [names[j] for j in row.topk(min(keep, len(names))).indices.tolist()]
     table = {n: {"questions": len(r), **{f"@{k}": round(100 * float(np.mean(np.array(r) < k)), 1) for k in (1, 5, 16)}}
              for n, r in ranks.items()}
     return table, top
@@ -107,10 +106,10 @@ def generate(model, prompts, most, limit=PASS_TOKENS):
     return out
 
 
-def answers(model, data, questions, evidence, most=40):
+def answers(model, data, questions, evidence, most, cap):
     """Exact match, token F1, citations and "not found" of greedy answers; evidence:
     (passages, the number to cite or 0) of every question."""
-    got = generate(model, [data.prompt(i, e[0]) for i, e in zip(questions, evidence)], most)
+    got = generate(model, [data.prompt(i, e[0], cap) for i, e in zip(questions, evidence)], most)
     rows, samples = {}, []
     for i, (passages, number), ids in zip(questions, evidence, got):
         text = data.text(ids).strip()

@@ -106,8 +106,8 @@ class Packed:
 
 
 class Model:
-    def __init__(self, t, device, rank, scale, seed=0, dtype=torch.bfloat16):
-        self.device, self.dtype, self.scale = device, dtype, scale
+    def __init__(self, t, device, rank, seed=0, dtype=torch.bfloat16):
+        self.device, self.dtype = device, dtype
         generator = torch.Generator().manual_seed(seed)
         self.embed = t["token_embd.weight"].to(device, dtype)
         self.last_norm = t["output_norm.weight"].to(device)
@@ -115,7 +115,7 @@ class Model:
         self.w0 = {n: torch.stack([t[f"blk.{i}.{n}.weight"] for i in range(LAYERS)]).to(device) for n in NAMES}
         self.a, self.b = {}, {}
         for n, w in self.w0.items():
-            bound = math.sqrt(3 / w.shape[2])
+            bound = 1 / math.sqrt(w.shape[2])
             a = (torch.rand(LAYERS, rank, w.shape[2], generator=generator) * 2 - 1) * bound
             self.a[n] = a.to(device)
             self.b[n] = torch.zeros(LAYERS, w.shape[1], rank, device=device)
@@ -126,11 +126,10 @@ class Model:
         self.merge()
 
     @torch.no_grad()
-    def merge(self, scale=None):
-        """Sets the weights of the forward pass; scale 0: those of the base."""
-        scale = self.scale if scale is None else scale
+    def merge(self):
+        """Sets the weights of the forward pass."""
         for p, parts in PACKS.items():
-            whole = torch.cat([torch.baddbmm(self.w0[n], self.b[n], self.a[n], alpha=scale) for n in parts], 1)
+            whole = torch.cat([torch.baddbmm(self.w0[n], self.b[n], self.a[n]) for n in parts], 1)
             for i in range(LAYERS):
                 self.w[p][i].copy_(whole[i])
 
@@ -143,7 +142,7 @@ class Model:
         for p, parts in PACKS.items():
             rows = [self.w0[n].shape[1] for n in parts]
             zero = torch.zeros_like(self.w[p][0])
-            whole = torch.stack([zero if w.grad is None else w.grad for w in self.w[p]]).float() * self.scale
+            whole = torch.stack([zero if w.grad is None else w.grad for w in self.w[p]]).float()
             for n, g in zip(parts, whole.split(rows, 1)):
                 self.b[n].grad = g @ self.a[n].transpose(1, 2)
                 self.a[n].grad = self.b[n].transpose(1, 2) @ g
