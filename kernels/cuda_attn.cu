@@ -1,5 +1,5 @@
 /* Attention: the call's tables, a plain kernel for every type and head width, and
- * decoding with tensor cores. Tiles of many rows are in cuda_attn_tiles.cu. */
+ * decoding with tensor cores. Tiles of many rows: cuda_attn_packed.cu, cuda_attn_memory.cu. */
 #include <cooperative_groups.h>
 #include <limits.h>
 #include <math.h>

@@ -50,8 +50,8 @@ struct msa_cuda_attn_call {
     void *out;
 };
 
-/* Tiles of bf16 rows, D 64 or 128, with 16-byte aligned rows of q and out. `rows` flat
- * rows make a tile. Packed: keys and values stand in q. */
+/* Tiles of bf16 rows, D 64 or 128; rows of q and out are 16-byte aligned. Packed: keys and
+ * values stand in q behind the query heads, and an item's `at` is a row. */
 enum { MSA_ATTN_PACKED_ROWS = 128, MSA_ATTN_MEMORY_ROWS = 64 };
 msa_rc msa_cuda_attn_packed_tiles(cudaStream_t st, const msa_cuda_attn_call *call,
                                   int64_t n_items, msa_err *err);
@@ -99,6 +99,24 @@ static __device__ __forceinline__ float msa_attn_exp2(float x)
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
+}
+
+static __device__ __forceinline__ uint32_t msa_attn_shared(const void *p)
+{
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+/* 16 bytes from memory, or zeros; complete after msa_attn_copied. */
+static __device__ __forceinline__ void msa_attn_copy16(void *shared, const void *from, bool valid)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(msa_attn_shared(shared)), "l"(from),
+                 "r"(valid ? 16 : 0)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void msa_attn_copied(void)
+{
+    asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
 /* c += a b: a 16 x 16, b 16 x 8 */
