@@ -8,38 +8,12 @@
 #include <sys/statvfs.h>
 
 #include "base/file.h"
+#include "engine/protocol.h"
+#include "engine/tier.h"
 #include "ingest/walk.h"
 #include "jobs/id_map.h"
 
 /* ---- what there is ---------------------------------------------------------------- */
-
-/* First number in a small file of the system, behind `key` when given; -1: none. */
-static int64_t system_number(const char *path, const char *key)
-{
-    char line[256];
-    int64_t v = -1;
-    FILE *f = fopen(path, "re");
-    while (f && v < 0 && fgets(line, sizeof line, f))
-        if (!key || strncmp(line, key, strlen(key)) == 0)
-            if (sscanf(line + (key ? strlen(key) : 0), "%ld", &v) != 1)
-                v = -1;
-    if (f)
-        fclose(f);
-    return v;
-}
-
-/* Memory that can be had: the machine's, or the control group's when less. */
-static int64_t host_free_bytes(void)
-{
-    int64_t kib = system_number("/proc/meminfo", "MemAvailable:");
-    int64_t machine = kib < 0 ? -1 : kib * 1024;
-    int64_t max = system_number("/sys/fs/cgroup/memory.max", NULL);
-    int64_t used = system_number("/sys/fs/cgroup/memory.current", NULL);
-    if (max < 0 || used < 0)
-        return machine;
-    int64_t group = max > used ? max - used : 0;
-    return machine < 0 || group < machine ? group : machine;
-}
 
 /* Free bytes where a path is, or will be: of its nearest folder that exists. */
 static int64_t disk_free_bytes(const char *path)
@@ -139,7 +113,19 @@ msa_rc msa_job_plan_kern(const msa_model_opts *opts, msa_kern **out, msa_err *er
 static int64_t device_bytes(const msa_job_plan *p)
 {
     /* a CPU reads the bank from the mapped file: pages come and go */
-    return p->need.weights_bytes + p->need.scratch_bytes + (p->host_device ? 0 : p->need.router_key_bytes);
+    return p->need.weights_bytes + p->need.scratch_bytes + p->need.tiers.device_bytes;
+}
+
+/* Are chosen documents only read as text, or attended to as well? */
+static msa_rc read_protocol(const msa_job *job, const msa_config *config, bool *text_only, msa_err *err)
+{
+    msa_protocol p;
+    msa_rc rc = msa_protocol_read(job->model, config->n_router, &p, err);
+    if (rc < 0)
+        return msa_err_prefix(err, rc, "model %s", job->model);
+    *text_only = p.kind == MSA_PROTOCOL_ROUTER && !p.attend_memory;
+    msa_protocol_free(&p);
+    return MSA_OK;
 }
 
 msa_rc msa_job_plan_make(const msa_job *job, bool with_sources, msa_kern *kern,
@@ -147,7 +133,7 @@ msa_rc msa_job_plan_make(const msa_job *job, bool with_sources, msa_kern *kern,
 {
     msa_kern_info info;
     msa_bank_stat bank;
-    *p = (msa_job_plan){.host_free = host_free_bytes(), .disk_free = disk_free_bytes(job->store)};
+    *p = (msa_job_plan){.host_free = msa_tiers_host_free(), .disk_free = disk_free_bytes(job->store)};
     msa_kern_info_get(kern, &info);
     p->backend = info.name;
     p->device = info.device;
@@ -169,6 +155,9 @@ msa_rc msa_job_plan_make(const msa_job *job, bool with_sources, msa_kern *kern,
         return rc;
     msa_plan_in in = {.config = config, .weight_bytes = weight_bytes, .n_chunks = p->chunks, .n_docs = p->docs,
                       .bank_dtype = dtype, .compute = info.act};
+    rc = read_protocol(job, config, &in.text_only, err);
+    if (rc < 0)
+        return rc;
     for (p->max_batch = MSA_PLAN_MAX_BATCH;; p->max_batch /= 2) {
         in.max_batch = p->max_batch;
         rc = msa_engine_plan(kern, &in, &p->need, err);
@@ -202,6 +191,8 @@ msa_rc msa_job_plan_check(const msa_job_plan *p, msa_err *err)
         return MSA_OK;
     if (p->device_free >= 0 && device_bytes(p) > p->device_free)
         return too_small(p->host_device ? "memory" : "device memory", device_bytes(p), p->device_free, err);
+    if (!p->host_device && p->host_free >= 0 && p->need.tiers.host_bytes > p->host_free)
+        return too_small("memory", p->need.tiers.host_bytes, p->host_free, err);
     if (!p->estimated && p->disk_free >= 0 && disk_bytes(p) > p->disk_free)
         return too_small("disk of the store", disk_bytes(p), p->disk_free, err);
     return MSA_OK;
@@ -241,9 +232,18 @@ void msa_job_plan_print(const msa_job_plan *p, msa_buf *out)
     item(out, "weights", p->need.weights_bytes, p->host_device ? "memory" : "device");
     item(out, "scratch", p->need.scratch_bytes, p->host_device ? "memory" : "device");
     msa_buf_printf(out, "  %-22s%lld\n", "questions at a time", (long long)p->max_batch);
-    item(out, "router keys", p->need.router_key_bytes, p->host_device ? "mapped file" : "device");
-    item(out, "content K and V", p->need.content_bytes,
-         p->host_device ? "mapped file" : "device when it fits, else host");
+    const msa_tiers *t = &p->need.tiers;
+    item(out, "router keys", p->host_device ? p->need.router_key_bytes : t->key_bytes,
+         msa_tiers_keys_name(t->keys));
+    const bool in_file = t->content == MSA_CONTENT_FILE || t->content == MSA_CONTENT_STAGED;
+    item(out, "content K and V", in_file ? p->need.content_bytes : t->content_bytes,
+         msa_tiers_content_name(t->content));
+    if (!p->host_device) {
+        if (t->content == MSA_CONTENT_STAGED)
+            item(out, "attended documents", t->attended_bytes, "device");
+        item(out, "document tables", t->table_bytes, "device");
+        item(out, "loading", t->ring_bytes, "pinned memory, and as much on the device");
+    }
     item(out, "bank on disk", p->need.bank_file_bytes, "store");
     msa_buf_puts(out, "free:\n");
     item(out, "memory", p->host_free, "");
