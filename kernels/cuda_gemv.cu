@@ -89,7 +89,7 @@ static __device__ __forceinline__ void multiply(const uint4 w[GEMV_ROWS], const 
 }
 
 template <int M>
-__global__ void __launch_bounds__(GEMV_THREADS)
+static __global__ void __launch_bounds__(GEMV_THREADS)
 gemv_kernel(const __nv_bfloat16 *W, const __nv_bfloat16 *x, int rows, int64_t N, int64_t K, void *out,
             msa_linear_mode mode)
 {
@@ -148,7 +148,7 @@ gemv_kernel(const __nv_bfloat16 *W, const __nv_bfloat16 *x, int rows, int64_t N,
 
 /* ---- up to 16 rows --------------------------------------------------------------------- */
 
-enum { MMA_ROWS = 16, MMA_STEP = 32, MMA_AHEAD = 4, MMA_WARPS = 16, MMA_PITCH = 20 };
+enum { MMA_ROWS = 16, MMA_STEP = 32, MMA_AHEAD = 4, MMA_WARPS = 8, MMA_PITCH = 20 };
 
 static __device__ __forceinline__ void mma(float c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
                                            uint32_t b0, uint32_t b1)
@@ -164,7 +164,7 @@ static __device__ __forceinline__ void mma(float c[4], uint32_t a0, uint32_t a1,
  * tile: the products pair them in another order than the columns', the same on both
  * sides. */
 template <int TILES>
-__global__ void __launch_bounds__(32 * MMA_WARPS)
+static __global__ void __launch_bounds__(32 * MMA_WARPS)
 mma_kernel(const __nv_bfloat16 *W, const __nv_bfloat16 *x, int rows, int64_t N, int64_t K, void *out,
            msa_linear_mode mode)
 {
@@ -229,7 +229,7 @@ mma_kernel(const __nv_bfloat16 *W, const __nv_bfloat16 *x, int rows, int64_t N, 
 enum { TILE = 16 };
 
 template <class T>
-__global__ void any_kernel(const typename T::elem *W, const typename T::elem *x, int64_t M, int64_t N, int64_t K,
+static __global__ void any_kernel(const typename T::elem *W, const typename T::elem *x, int64_t M, int64_t N, int64_t K,
                            void *out, msa_linear_mode mode)
 {
     __shared__ float xs[TILE][TILE + 1], ws[TILE][TILE + 1];

@@ -17,7 +17,7 @@
 /* ---- weights ------------------------------------------------------------------------ */
 
 template <class F, class T>
-__global__ void weight_kernel(const F *from, int64_t n, typename T::elem *to)
+static __global__ void weight_kernel(const F *from, int64_t n, typename T::elem *to)
 {
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
         to[i] = T::set((float)from[i]);

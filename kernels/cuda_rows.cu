@@ -65,7 +65,7 @@ static __device__ float block_sum(float v)
 /* ---- embed, gather ------------------------------------------------------------------ */
 
 template <class T>
-__global__ void embed_kernel(const typename T::elem *w, const int32_t *ids, int64_t M, int64_t K, bool wide,
+static __global__ void embed_kernel(const typename T::elem *w, const int32_t *ids, int64_t M, int64_t K, bool wide,
                              float *x)
 {
     for (int64_t m = blockIdx.x; m < M; m += gridDim.x) {
@@ -96,7 +96,7 @@ msa_rc msa_cuda_embed(msa_kern *k, msa_kern_stream *st, const msa_kern_weight *w
     MSA_CUDA_LAUNCHED("embed");
 }
 
-__global__ void gather_kernel(const float *x, int64_t E, const int64_t *idx, int64_t R, bool wide, float *out)
+static __global__ void gather_kernel(const float *x, int64_t E, const int64_t *idx, int64_t R, bool wide, float *out)
 {
     follow();
     for (int64_t r = blockIdx.x; r < R; r += gridDim.x) {
@@ -144,7 +144,7 @@ template <> __device__ __forceinline__ void store4<msa_cuda_bf16>(__nv_bfloat16 
  * E a multiple of 4, at most 16 * blockDim.x. */
 enum { NORM_STEPS = 4, NORM_THREADS = 512 };
 template <class T>
-__global__ void __launch_bounds__(NORM_THREADS)
+static __global__ void __launch_bounds__(NORM_THREADS)
 norm_kernel(const float *x, const float *gamma, float eps, int64_t M, int64_t E, typename T::elem *out)
 {
     follow();
@@ -179,7 +179,7 @@ norm_kernel(const float *x, const float *gamma, float eps, int64_t M, int64_t E,
 }
 
 template <class T>
-__global__ void norm_any_kernel(const float *x, const float *gamma, float eps, int64_t M, int64_t E,
+static __global__ void norm_any_kernel(const float *x, const float *gamma, float eps, int64_t M, int64_t E,
                                 typename T::elem *out)
 {
     follow();
@@ -226,10 +226,10 @@ static __device__ float2 rotation(int64_t pos, int64_t i, double step)
 
 /* bf16 heads of 8*L elements, L lanes each: a lane holds 8 numbers, its partner half
  * a head away the 8 that they are rotated with. The rotations of a block's rows are
- * computed once. */
-enum { ROPE_ROWS = 4, ROPE_THREADS = 256 };
+ * computed once; blocks side by side on y share the heads of few rows. */
+enum { ROPE_ROWS = 4, ROPE_THREADS = 256, ROPE_WARPS = ROPE_THREADS / 32 };
 template <int L>
-__global__ void __launch_bounds__(ROPE_THREADS)
+static __global__ void __launch_bounds__(ROPE_THREADS)
 rope_kernel(__nv_bfloat16 *qkv, int64_t M, int H, int G, const float *q_gamma, const float *k_gamma,
             float eps, const int64_t *pos, double step)
 {
@@ -244,7 +244,8 @@ rope_kernel(__nv_bfloat16 *qkv, int64_t M, int H, int G, const float *q_gamma, c
 
     const int lane = threadIdx.x % 32, part = lane % L;
     const int heads = rows * (H + G);
-    for (int n0 = threadIdx.x / 32 * AT_ONCE; n0 < heads; n0 += ROPE_THREADS / 32 * AT_ONCE) {
+    const int warp = blockIdx.y * ROPE_WARPS + threadIdx.x / 32, warps = gridDim.y * ROPE_WARPS;
+    for (int n0 = warp * AT_ONCE; n0 < heads; n0 += warps * AT_ONCE) {
         /* lanes past the last head do its work again, without storing: all take part in shuffles */
         const int n = min(n0 + lane / L, heads - 1), row = n / (H + G), head = n % (H + G);
         uint4 *at = (uint4 *)(qkv + ((row0 + row) * (H + 2 * G) + head) * D) + part;
@@ -283,7 +284,7 @@ rope_kernel(__nv_bfloat16 *qkv, int64_t M, int H, int G, const float *q_gamma, c
 /* Any even D: a block a row, a warp a head. Long heads have no room for the table. */
 enum { ROPE_TABLE = 2048 };
 template <class T>
-__global__ void rope_any_kernel(typename T::elem *qkv, int64_t M, int64_t H, int64_t G, int64_t D,
+static __global__ void rope_any_kernel(typename T::elem *qkv, int64_t M, int64_t H, int64_t G, int64_t D,
                                 const float *q_gamma, const float *k_gamma, float eps, const int64_t *pos,
                                 double step)
 {
@@ -332,14 +333,15 @@ msa_rc msa_cuda_qk_rope(msa_kern *k, msa_kern_stream *st, void *qkv, int64_t M, 
     const cudaStream_t s = msa_cuda_stream(k, st);
     const double step = log2(theta) / (double)(h.D / 2);
     const int64_t blocks = ceil_div(M, ROPE_ROWS);
+    const dim3 grid((unsigned)blocks, blocks <= 16 ? 8 : 1);
     const bool wide = k->info.act == MSA_BF16 && (h.D == 64 || h.D == 128) && msa_cuda_aligned(qkv) &&
                       msa_cuda_aligned(q_gamma) && msa_cuda_aligned(k_gamma) && blocks <= INT32_MAX &&
                       h.H + h.G <= INT32_MAX / ROPE_ROWS;
     if (wide && h.D == 128)
-        msa_cuda_follow(rope_kernel<16>, (unsigned)blocks, ROPE_THREADS, s, (__nv_bfloat16 *)qkv, M, h.H, h.G,
+        msa_cuda_follow(rope_kernel<16>, grid, ROPE_THREADS, s, (__nv_bfloat16 *)qkv, M, h.H, h.G,
                         q_gamma, k_gamma, eps, pos, step);
     else if (wide)
-        msa_cuda_follow(rope_kernel<8>, (unsigned)blocks, ROPE_THREADS, s, (__nv_bfloat16 *)qkv, M, h.H, h.G,
+        msa_cuda_follow(rope_kernel<8>, grid, ROPE_THREADS, s, (__nv_bfloat16 *)qkv, M, h.H, h.G,
                         q_gamma, k_gamma, eps, pos, step);
     else
         FOR_ACT(k, msa_cuda_follow(rope_any_kernel<T>, grid_of(M), 256, s, (T::elem *)qkv, M, h.H, h.G, h.D,
@@ -350,7 +352,7 @@ msa_rc msa_cuda_qk_rope(msa_kern *k, msa_kern_stream *st, void *qkv, int64_t M, 
 /* ---- cache_store ---------------------------------------------------------------------------- */
 
 /* A block a row and half (K or V); the row's sequence is found by halving. */
-__global__ void cache_store_kernel(const char *qkv, int64_t stride, int64_t kv_at, int64_t kv, int64_t B,
+static __global__ void cache_store_kernel(const char *qkv, int64_t stride, int64_t kv_at, int64_t kv, int64_t B,
                                    int64_t rows, const int64_t *row_start, char *const *ck, char *const *cv,
                                    const int64_t *at)
 {
@@ -418,7 +420,7 @@ template <> __device__ __forceinline__ float gated<msa_cuda_bf16>(float gate, fl
 
 /* x: rows, y: pieces of a row. */
 template <class T>
-__global__ void swiglu_kernel(const typename T::elem *gu, int64_t M, int64_t I, typename T::elem *out)
+static __global__ void swiglu_kernel(const typename T::elem *gu, int64_t M, int64_t I, typename T::elem *out)
 {
     follow();
     const int64_t i = (int64_t)blockIdx.y * blockDim.x + threadIdx.x, pieces = I / T::PIECE;
@@ -438,7 +440,7 @@ __global__ void swiglu_kernel(const typename T::elem *gu, int64_t M, int64_t I, 
 }
 
 template <class T>
-__global__ void swiglu_any_kernel(const typename T::elem *gu, int64_t M, int64_t I, typename T::elem *out)
+static __global__ void swiglu_any_kernel(const typename T::elem *gu, int64_t M, int64_t I, typename T::elem *out)
 {
     follow();
     for (int64_t m = blockIdx.x; m < M; m += gridDim.x)
@@ -469,7 +471,7 @@ msa_rc msa_cuda_swiglu(msa_kern *k, msa_kern_stream *st, const void *gu, int64_t
 /* Chunks on x, pieces of the columns on y. A thread sums its columns down the chunk,
  * even and odd rows apart. */
 template <class T>
-__global__ void pool_kernel(const typename T::elem *x, int64_t stride, int64_t col, int64_t W,
+static __global__ void pool_kernel(const typename T::elem *x, int64_t stride, int64_t col, int64_t W,
                             const msa_kern_chunk *chunks, int64_t C, float *out)
 {
     const int64_t i = (int64_t)blockIdx.y * blockDim.x + threadIdx.x;
@@ -507,7 +509,7 @@ __global__ void pool_kernel(const typename T::elem *x, int64_t stride, int64_t c
 }
 
 template <class T>
-__global__ void pool_any_kernel(const typename T::elem *x, int64_t stride, int64_t col, int64_t W,
+static __global__ void pool_any_kernel(const typename T::elem *x, int64_t stride, int64_t col, int64_t W,
                                 const msa_kern_chunk *chunks, int64_t C, float *out)
 {
     for (int64_t c = blockIdx.x; c < C; c += gridDim.x)
@@ -550,7 +552,7 @@ msa_rc msa_cuda_pool(msa_kern *k, msa_kern_stream *st, const void *x, bool x_f32
 }
 
 /* A warp a head. */
-__global__ void unit_heads_kernel(float *x, int64_t heads, int64_t D)
+static __global__ void unit_heads_kernel(float *x, int64_t heads, int64_t D)
 {
     const int64_t warps = (int64_t)gridDim.x * (blockDim.x / 32);
     for (int64_t i = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; i < heads; i += warps) {
@@ -574,7 +576,7 @@ msa_rc msa_cuda_unit_heads(msa_kern *k, msa_kern_stream *st, float *x, int64_t R
 
 /* Eight elements a step where rows allow it (wide). */
 template <class F, class T>
-__global__ void convert_kernel(const typename F::elem *src, int64_t src_stride, typename T::elem *dst,
+static __global__ void convert_kernel(const typename F::elem *src, int64_t src_stride, typename T::elem *dst,
                                int64_t dst_stride, int64_t n, int64_t R, bool wide)
 {
     for (int64_t r = blockIdx.x; r < R; r += gridDim.x) {
@@ -622,7 +624,7 @@ msa_rc msa_cuda_convert(msa_kern *k, msa_kern_stream *st, const void *src, msa_d
 /* A warp a group. The same f32 division and roundings as the reference: the bits
  * are the same. */
 template <class F>
-__global__ void quantize_kernel(const typename F::elem *src, int64_t src_stride, int64_t groups, int64_t D,
+static __global__ void quantize_kernel(const typename F::elem *src, int64_t src_stride, int64_t groups, int64_t D,
                                 int64_t R, int8_t *dst, int64_t dst_stride, void *scale, bool f16,
                                 int64_t scale_stride)
 {

@@ -30,7 +30,7 @@ static __device__ __forceinline__ float value_of(uint32_t key)
 
 /* Rows on x, slices of a row on y. best[row]: the key above, below it ~id, so that of
  * equal keys the smaller id is larger. */
-__global__ void largest_kernel(const float *logits, int64_t B, int64_t V, int64_t slice, unsigned long long *best)
+static __global__ void largest_kernel(const float *logits, int64_t B, int64_t V, int64_t slice, unsigned long long *best)
 {
     __shared__ unsigned long long part[THREADS / 32];
     const int64_t end = min((int64_t)(blockIdx.y + 1) * slice, V);
@@ -54,7 +54,7 @@ __global__ void largest_kernel(const float *logits, int64_t B, int64_t V, int64_
     }
 }
 
-__global__ void largest_ids_kernel(const unsigned long long *best, int64_t B, int32_t *ids)
+static __global__ void largest_ids_kernel(const unsigned long long *best, int64_t B, int32_t *ids)
 {
     const int64_t b = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (b < B)
@@ -212,7 +212,7 @@ static __device__ void store_nth(const row &r, shared *s, uint32_t key, unsigned
 }
 
 /* A cluster a row. held: room in shared memory for a slice, 0: it is read in place. */
-__global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS)
+static __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS)
 draw_kernel(const float *logits, int64_t V, const msa_kern_sample *params, const unsigned long long *best,
             double one, int64_t held, int32_t *ids)
 {
