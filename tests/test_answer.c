@@ -133,7 +133,7 @@ static void failing_device(void **state)
     const msa_answerer_opts opts = {.max_batch = 4, .max_context = 300};
     int64_t ops = 0, some = 0;
     many_questions(qs, text);
-    for (int64_t i = 0; i < 8; i++) {
+    for (int64_t i = 0; i < 4; i++) {
         msa_test_world w;
         msa_err err;
         msa_err_init(&err);
@@ -150,7 +150,7 @@ static void failing_device(void **state)
         o.user = &w;
         msa_answerer *a;
         assert_int_equal(msa_answerer_new(w.model, w.bank, &o, &a, &err), MSA_OK);
-        msa_test_device_fault_after(i * ops / 8 - msa_test_device_ops());
+        msa_test_device_fault_after(i * ops / 4 - msa_test_device_ops());
         told t = {.want = want};
         msa_rc rc = MSA_OK;
         for (int64_t next = 0; rc >= 0; rc = msa_answerer_step(a, compare_told, &t, &err))
