@@ -574,6 +574,25 @@ msa_rc msa_cuda_unit_heads(msa_kern *k, msa_kern_stream *st, float *x, int64_t R
 
 /* ---- conversions ---------------------------------------------------------------------------------- */
 
+/* bf16 whose NaNs keep their sign and upper bits, as the reference has it; the
+ * processor's own conversion knows one NaN. */
+struct bf16_kept : msa_cuda_bf16 {
+    static __device__ __forceinline__ uint16_t bits(float v)
+    {
+        const uint32_t u = __float_as_uint(v);
+        return (uint16_t)(isnan(v) ? u >> 16 | 0x40 : (u + 0x7fff + (u >> 16 & 1)) >> 16);
+    }
+    static __device__ __forceinline__ __nv_bfloat16 set(float v) { return __ushort_as_bfloat16(bits(v)); }
+    static __device__ __forceinline__ uint4 pack(const float f[PIECE])
+    {
+        uint32_t w[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            w[i] = bits(f[2 * i]) | (uint32_t)bits(f[2 * i + 1]) << 16;
+        return make_uint4(w[0], w[1], w[2], w[3]);
+    }
+};
+
 /* Eight elements a step where rows allow it (wide). */
 template <class F, class T>
 static __global__ void convert_kernel(const typename F::elem *src, int64_t src_stride, typename T::elem *dst,
@@ -613,11 +632,11 @@ msa_rc msa_cuda_convert(msa_kern *k, msa_kern_stream *st, const void *src, msa_d
     if (from == MSA_F32 && to == MSA_F32)
         convert<msa_cuda_f32, msa_cuda_f32>(src, src_stride, dst, dst_stride, n, R, s);
     else if (from == MSA_F32)
-        convert<msa_cuda_f32, msa_cuda_bf16>(src, src_stride, dst, dst_stride, n, R, s);
+        convert<msa_cuda_f32, bf16_kept>(src, src_stride, dst, dst_stride, n, R, s);
     else if (to == MSA_F32)
         convert<msa_cuda_bf16, msa_cuda_f32>(src, src_stride, dst, dst_stride, n, R, s);
     else
-        convert<msa_cuda_bf16, msa_cuda_bf16>(src, src_stride, dst, dst_stride, n, R, s);
+        convert<msa_cuda_bf16, bf16_kept>(src, src_stride, dst, dst_stride, n, R, s);
     MSA_CUDA_LAUNCHED("convert");
 }
 
