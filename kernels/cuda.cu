@@ -266,9 +266,9 @@ static msa_rc cuda_reserve(msa_kern *k, const msa_kern_shape *max, bool dry_run,
     /* the logits and a cache of the shape must have a size, though no scratch holds them */
     bool ok = msa_mul(max->rows, max->V, &tensor) && msa_mul(tensor, sizeof(float), &tensor) &&
               msa_mul(max->G, max->D, &tensor) && msa_mul(tensor, max->max_seq, &tensor) &&
-              msa_mul(tensor, sizeof(float), &tensor) && msa_cuda_linear_bytes(c, max, &size[0]) && msa_cuda_attn_bytes(c, max, &size[1]) &&
-              msa_cuda_route_bytes(c, max, &size[2]) && msa_cuda_scan_bytes(c, max, &size[3]) &&
-              msa_cuda_sample_bytes(c, max, &size[4]);
+              msa_mul(tensor, sizeof(float), &tensor) && msa_cuda_linear_bytes(c, max, &size[0]) &&
+              msa_cuda_attn_bytes(c, max, &size[1]) && msa_cuda_route_bytes(c, max, &size[2]) &&
+              msa_cuda_scan_bytes(c, max, &size[3]) && msa_cuda_sample_bytes(c, max, &size[4]);
     for (int i = 0; ok && i < N_SCRATCH; i++)
         ok = msa_add(all, size[i], &all);
     if (!ok)
