@@ -49,6 +49,7 @@ RATE_LOW, RATE_ROUTER, RATE_SCALAR = 8e-4, 5e-4, 5e-3
 WARM = 40              # steps
 STRAYED = 0.5          # divergence from the base on plain text that calls for a step back
 NONE_SHARE = 0.24      # answers that are not in the evidence
+PLAIN_WEIGHT = 2.0
 KEPT = 64              # logits kept of the base on plain text
 
 
@@ -77,7 +78,7 @@ class Trainer:
         self.opt = torch.optim.AdamW([{"params": la + lb, "peak": RATE_LOW}, {"params": rw, "peak": RATE_ROUTER},
                                       {"params": rs, "peak": RATE_SCALAR}], lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
         self.log, self.metrics = [], {"config": {**c, "rank": RANK, "rates": [RATE_LOW, RATE_ROUTER, RATE_SCALAR],
-                                                 "not_found_share": NONE_SHARE, "mix": MIX, "learn": LEARN, "seed": a.seed}, "errors": []}
+                                                 "not_found_share": NONE_SHARE, "plain_weight": PLAIN_WEIGHT, "mix": MIX, "learn": LEARN, "seed": a.seed}, "errors": []}
         self.skipped, self.slower, self.good = 0, 1.0, None
 
     def seconds(self):
@@ -214,7 +215,7 @@ class Trainer:
         got = got.gather(1, index)
         rest = lambda x: torch.log((1 - x.exp().sum(1)).clamp(min=1e-4))
         loss = ((want.exp() * (want - got)).sum(1) + rest(want).exp() * (rest(want) - rest(got))).mean()
-        loss.backward()
+        (PLAIN_WEIGHT * loss).backward()
         return loss.detach(), len(packed.ids)
 
     # ---- steps ----------------------------------------------------------------------
