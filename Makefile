@@ -184,7 +184,7 @@ cuda-runs: $(CUDA_RUNS)
 	@mkdir -p $(B)/lib && ldd $(CUDA_RUNS) | awk '$$2 == "=>" && $$3 ~ "^/"  { print $$3 }' | sort -u | \
 	  grep -vE '/lib(c|m|dl|rt|pthread|gcc_s|stdc\+\+|cublas|cublasLt|cudart)\.so' | xargs cp -Lu -t $(B)/lib
 
-## make test-cuda    what needs a GPU: every operation against the reference, golden cases, sanitizers
+## make test-cuda    what needs a GPU: every operation against the reference, golden cases
 test-cuda: cuda
 	@tests/test_cuda.sh build/cuda
 
