@@ -32,7 +32,7 @@ for part; do
 done
 nvidia-smi --query-gpu=name,driver_version,clocks.sm,power.draw --format=csv,noheader >"$logs/card.log" 2>&1
 echo "=="
-cat "$logs/card.log"
+head -n 1 "$logs/card.log"
 [ -f "$logs/bench.log" ] && cat "$logs/bench.log"
 printf '%s\n' "${table[@]}"
 exit $failed

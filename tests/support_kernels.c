@@ -48,6 +48,8 @@ int msa_subjects_open(const char *name)
             msa_subjects[msa_n_subjects++] = (msa_subject){
                 n, (msa_dtype)act, k, msa_test_kern("ref", (msa_dtype)act, 1), info.host_memory};
         }
+    if (msa_n_subjects == 0)
+        print_error("no backend %s here\n", name ? name : "of the CPU");
     return msa_n_subjects;
 }
 
