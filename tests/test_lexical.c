@@ -298,7 +298,7 @@ static void an_index_that_lies_is_harmless(void **state)
         memcpy(copy, data, (size_t)n);
         /* a header's count, or some bytes anywhere behind it */
         if (i % 6 == 0)
-            (&((msa_lexical_header *)copy)->n_docs)[msa_test_next(&seed) % 5] ^= (int64_t)1 << msa_test_next(&seed) % 64;
+            (&((msa_lexical_header *)copy)->n_docs)[msa_test_next(&seed) % 5] ^= (int64_t)((uint64_t)1 << msa_test_next(&seed) % 64);
         else
             for (int j = 0; j < 1 + i % 3; j++)
                 copy[(int64_t)sizeof *h + (int64_t)(msa_test_next(&seed) % (uint64_t)(n - (int64_t)sizeof *h))] =
