@@ -212,6 +212,14 @@ FUZZERS := $(patsubst tests/fuzz_%.c,%,$(wildcard tests/fuzz_*.c))
 fuzz:
 	@for f in $(FUZZERS); do tests/fuzz.sh $$f $(RUNS) || exit 1; done
 
+## make eval DATA=dir  recall and answers on sets of questions, beside BM25 and MiniLM
+##                  (SETS="a b", QUESTIONS=n, DEVICE=cuda:0, EVAL="options of models/eval/eval.py")
+.PHONY: eval
+eval: all
+	@$(MAKE) --no-print-directory model
+	@python3 models/eval/eval.py --data $(DATA) --program $(B)/msa-batch $(if $(SETS),--sets $(SETS)) \
+	  $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(DEVICE),--device $(DEVICE)) $(EVAL)
+
 # what fuzz targets link
 .PHONY: extract-pkgs
 extract-pkgs:
