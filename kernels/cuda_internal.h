@@ -1,6 +1,7 @@
 /* The CUDA backend's own files: cuda.cu (device, memory, streams, arrays of
- * operations), cuda_graph.cu (recorded runs), cuda_linear.cu (cuBLASLt), cuda_rows.cu (operations
- * on rows), cuda_attn.cu, cuda_route.cu, cuda_scan.cu, cuda_sample.cu.
+ * operations), cuda_graph.cu (recorded runs), cuda_linear.cu (weights, cuBLASLt),
+ * cuda_gemv.cu (products of few rows), cuda_rows.cu (operations on rows), cuda_attn*.cu,
+ * cuda_route.cu, cuda_scan*.cu, cuda_sample.cu.
  *
  * Host arrays of an operation (borders, segments, chunks) reach the device through
  * msa_cuda_args. Outside a recorded run they are copied from a pinned ring on the
