@@ -171,12 +171,13 @@ msa_rc msa_tiers_plan(const msa_tiers_in *in, int64_t *step, msa_tiers *out, msa
 
 /* Rows of one pass hold a whole context beside one token of every question. */
 static sum answer_bytes(const msa_config *c, msa_dtype act, int64_t batch, int64_t context,
-                        int64_t rows, int64_t scan_chunks)
+                        int64_t rows, int64_t scan_chunks, bool text_only)
 {
     const int64_t size = msa_dtype_bytes(act), f32 = sizeof(float);
     sum s = {0};
     s.bad = !msa_forward_bytes(c, act, rows, &s.bytes);
     add(&s, batch * 2 * c->n_layers, context, c->G * c->D * size);    /* caches */
+    add(&s, text_only ? 0 : batch, context, c->E * f32);              /* streams kept between rounds */
     add(&s, rows, c->H * c->D, size);                                 /* router projections */
     add(&s, rows * c->n_router, msa_kern_route_width(&c->route), f32); /* prepared queries */
     add(&s, batch, c->V + c->E, f32);                                 /* logits, their rows */
@@ -219,7 +220,7 @@ msa_rc msa_engine_plan(msa_kern *k, const msa_plan_in *in, msa_plan *out, msa_er
     int64_t scan_chunks = MSA_PREFILL_EXTENT_CHUNKS;
     if (!info.host_memory && in->n_chunks > scan_chunks)
         scan_chunks = in->n_chunks < MSA_TIER_SLAB_CHUNKS ? in->n_chunks : MSA_TIER_SLAB_CHUNKS;
-    const sum answer = answer_bytes(c, in->compute, batch, context, answer_rows, scan_chunks);
+    const sum answer = answer_bytes(c, in->compute, batch, context, answer_rows, scan_chunks, in->text_only);
     sum all = prefill.bytes > answer.bytes ? prefill : answer;
     bool bad = keys.bad || content.bad || file.bad || prefill.bad || answer.bad ||
                !msa_prefill_stage_bytes(c, MSA_PREFILL_EXTENT_CHUNKS, &out->staging_bytes);
