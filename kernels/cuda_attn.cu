@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "kernels/cuda_attn.h"
+#include "kernels/cuda_chain.h"
 
 namespace cg = cooperative_groups;
 
@@ -201,7 +202,7 @@ static void plain_launch(cudaStream_t st, const msa_cuda_attn_call *call, int64_
  * sums meet in shared memory, a warp's first, then those of the cluster. */
 enum { DECODE_WARPS = 8, DECODE_ROWS = 8, DECODE_KEYS = 16 };
 
-/* Where a key stands. */
+/* Where a key stands. A call's tables are no kernel's output, what their pointers name is. */
 struct decode_key {
     const void *k, *v;
     float k_scale, v_scale;
@@ -209,11 +210,12 @@ struct decode_key {
 };
 
 static __device__ __forceinline__ decode_key decode_find(const msa_cuda_attn_call &c,
-                                                         const msa_cuda_attn_seq &s, int64_t key, int g)
+                                                         const msa_cuda_attn_seq &s, int key, int g)
 {
-    const int64_t i = s.part + msa_attn_find(c.first + s.part, s.n_parts, key);
-    const msa_cuda_attn_part *p = &c.parts[i];
-    const int64_t row = key - __ldg(c.first + i);
+    const int64_t *first = c.first + s.part;
+    const int i = msa_attn_find(first, (int)s.n_parts, key);
+    const msa_cuda_attn_part *p = c.parts + s.part + i;
+    const int row = key - (int)__ldg(first + i);
     decode_key r;
     r.kind = p->kind;
     r.dtype = p->dtype;
@@ -288,12 +290,13 @@ template <int D> struct decode_shared {
     float all_acc[DECODE_ROWS][D], all_top[DECODE_ROWS], all_sum[DECODE_ROWS];
 };
 
-/* Flat rows tile * 8 .. of a sequence over key blocks from .. to-1: one warp's part,
- * left in shared memory. */
+/* Flat rows tile * 8 .. of a sequence over key blocks b, b + 8, .. < to: one warp's part,
+ * left in shared memory. key: that of lane % 16 in block b, if there is one. */
 template <int D>
 static __device__ __forceinline__ void decode_warp(const msa_cuda_attn_call &c,
-                                                   const msa_cuda_attn_seq &s, int g, int tile, int from,
-                                                   int to, float scale, decode_shared<D> *sh)
+                                                   const msa_cuda_attn_seq &s, int g, int tile, int b,
+                                                   int to, decode_key key, float scale,
+                                                   decode_shared<D> *sh)
 {
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, group = c.H / c.G;
     const int n_flat = (int)s.n_rows * group;
@@ -308,10 +311,6 @@ static __device__ __forceinline__ void decode_warp(const msa_cuda_attn_call &c,
         acc[j][0] = acc[j][1] = acc[j][2] = acc[j][3] = 0;
 
     const int last = (int)s.keys - 1;
-    int b = from + warp;
-    decode_key key = {};
-    if (b < to)
-        key = decode_find(c, s, min(b * DECODE_KEYS + (lane & 15), last), g);
     for (; b < to; b += DECODE_WARPS) {
         decode_tile<D> t;
         if (__all_sync(~0u, key.kind == MSA_ATTN_BF16))
@@ -401,28 +400,37 @@ static __global__ void __launch_bounds__(DECODE_WARPS * 32, 2)
 decode_kernel(msa_cuda_attn_call c, float scale, int max_flat)
 {
     __shared__ decode_shared<D> sh;
+    msa_cuda_let_next();
     cg::cluster_group cluster = cg::this_cluster();
     const int splits = (int)cluster.num_blocks(), split = (int)cluster.block_rank();
     const int64_t unit = blockIdx.x / splits;
     const int g = (int)(unit % c.G), group = c.H / c.G;
     const msa_cuda_attn_seq s = c.seqs[unit / c.G];
     const int n_flat = (int)s.n_rows * group;
-    if (n_flat == 0 || n_flat > max_flat)
-        return;
     const int blocks = (int)((s.keys + DECODE_KEYS - 1) / DECODE_KEYS);
     const int share = max((blocks + splits - 1) / splits, (int)DECODE_WARPS);
     const int from = min(split * share, blocks), to = min(from + share, blocks);
+    const int first = from + (int)threadIdx.x / 32;
+    const int first_key = min(first * DECODE_KEYS + (int)(threadIdx.x & 15), (int)s.keys - 1);
+    decode_key key = {};
+    if (first < to)
+        key = decode_find(c, s, first_key, g);
+    msa_cuda_wait_previous();
+    if (n_flat == 0 || n_flat > max_flat)
+        return;
 
     for (int tile = 0; tile * DECODE_ROWS < n_flat; tile++) {
+        if (tile > 0 && first < to)
+            key = decode_find(c, s, first_key, g);
         const int used = min(n_flat - tile * DECODE_ROWS, (int)DECODE_ROWS) * D;
         for (int e = threadIdx.x; e < DECODE_ROWS * D / 8; e += DECODE_WARPS * 32) {
             const int f = min(tile * DECODE_ROWS + e / (D / 8), n_flat - 1);
             const uint16_t *row = (const uint16_t *)c.q + (s.row + f / group) * c.q_stride +
                                   ((int64_t)g * group + f % group) * D;
-            sh.q[e / (D / 8)][e % (D / 8)] = __ldg((const uint4 *)row + e % (D / 8));
+            sh.q[e / (D / 8)][e % (D / 8)] = ((const uint4 *)row)[e % (D / 8)];
         }
         __syncthreads();
-        decode_warp<D>(c, s, g, tile, from, to, scale, &sh);
+        decode_warp<D>(c, s, g, tile, first, to, key, scale, &sh);
         __syncthreads();
         for (int e = threadIdx.x; e < used; e += DECODE_WARPS * 32) {
             const int row = e / D;
@@ -472,16 +480,18 @@ static msa_rc decode_launch(msa_cuda *c, cudaStream_t st, const msa_cuda_attn_ca
         return msa_err_set(err, MSA_FATAL, MSA_E_INTERNAL, "attention: more rows than a grid holds");
     while (splits > 1 && units * splits > 2 * c->n_sms)
         splits /= 2;
-    cudaLaunchAttribute a = {};
-    a.id = cudaLaunchAttributeClusterDimension;
-    a.val.clusterDim.x = (unsigned)splits;
-    a.val.clusterDim.y = a.val.clusterDim.z = 1;
+    cudaLaunchAttribute a[2] = {};
+    a[0].id = cudaLaunchAttributeClusterDimension;
+    a[0].val.clusterDim.x = (unsigned)splits;
+    a[0].val.clusterDim.y = a[0].val.clusterDim.z = 1;
+    a[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    a[1].val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3((unsigned)(units * splits));
     config.blockDim = dim3(DECODE_WARPS * 32);
     config.stream = st;
-    config.attrs = &a;
-    config.numAttrs = 1;
+    config.attrs = a;
+    config.numAttrs = 2;
     MSA_CUDA_TRY(cudaLaunchKernelEx(&config, call->D == 64 ? decode_kernel<64> : decode_kernel<128>,
                                     *call, scale, max_flat));
     return MSA_OK;

@@ -53,21 +53,21 @@ struct msa_cuda_attn_call {
 /* Tiles of bf16 rows, D 64 or 128; rows of q and out are 16-byte aligned. Packed: keys and
  * values stand in q behind the query heads, and an item's `at` is a row. */
 enum { MSA_ATTN_PACKED_ROWS = 128, MSA_ATTN_MEMORY_ROWS = 64 };
-msa_rc msa_cuda_attn_packed_tiles(cudaStream_t st, const msa_cuda_attn_call *call,
-                                  int64_t n_items, msa_err *err);
-msa_rc msa_cuda_attn_memory_tiles(cudaStream_t st, const msa_cuda_attn_call *call,
-                                  int64_t n_items, msa_err *err);
+msa_rc msa_cuda_attn_packed_tiles(cudaStream_t st, const msa_cuda_attn_call *call, int64_t n_items,
+                                  msa_err *err);
+msa_rc msa_cuda_attn_memory_tiles(cudaStream_t st, const msa_cuda_attn_call *call, int64_t n_items,
+                                  msa_err *err);
 
 #ifdef __CUDACC__
 
 #define MSA_LOG2E 1.44269504088896340736f
 
 /* Index of the last of n rising numbers that is <= x; first[0] <= x. */
-static __device__ __forceinline__ int64_t msa_attn_find(const int64_t *first, int64_t n, int64_t x)
+static __device__ __forceinline__ int msa_attn_find(const int64_t *first, int n, int64_t x)
 {
-    int64_t lo = 0, hi = n;
+    int lo = 0, hi = n;
     while (hi - lo > 1) {
-        int64_t mid = (lo + hi) >> 1;
+        const int mid = (lo + hi) >> 1;
         if (__ldg(first + mid) <= x)
             lo = mid;
         else
@@ -172,9 +172,9 @@ static __device__ __forceinline__ int msa_attn_size(int32_t dtype)
 static __device__ __forceinline__ uint4 msa_attn_load8(const void *p, int at, int32_t kind, int32_t dtype)
 {
     if (kind == MSA_ATTN_BF16)
-        return __ldg((const uint4 *)((const uint16_t *)p + at));
+        return *(const uint4 *)((const uint16_t *)p + at);
     if (kind == MSA_ATTN_I8) {
-        const uint2 x = __ldg((const uint2 *)((const int8_t *)p + at));
+        const uint2 x = *(const uint2 *)((const int8_t *)p + at);
         uint4 r;
         msa_attn_bytes(x.x, &r.x, &r.y);
         msa_attn_bytes(x.y, &r.z, &r.w);
