@@ -46,7 +46,7 @@ static void product_case(const msa_subject *s, const msa_kern_weight *w, const u
     float *out = malloc((size_t)(M * N) * 4);
     msa_tensor_read(&ty, out);
     for (int64_t i = 0; mode != MSA_LINEAR_ADD && i < M * N; i++)
-        if (!(fabsf(out[i]) > 1e-12f) || !(fabsf(out[i]) < 1e6f)) /* the pattern is 3e-16 */
+        if ((out[i] < 0 && out[i] > -1e-15f) || !(fabsf(out[i]) < 1e6f)) /* the pattern is -2.9e-16 */
             fail_msg("%s: linear %dx%dx%d left place %lld as %g", s->name, (int)M, (int)N, (int)K,
                      (long long)i, out[i]);
     for (int i = 0; i < SAMPLES; i++) {
@@ -58,7 +58,9 @@ static void product_case(const msa_subject *s, const msa_kern_weight *w, const u
         want[i] = (float)sum;
         got[i] = out[m * N + n];
     }
-    msa_check_close(s, got, want, SAMPLES, mode == MSA_LINEAR_ACT ? msa_sum_bound(s) : 2e-12, "linear");
+    /* roundings of K f32 sums one behind the other: seen 3.1e-12 at K 9,728 */
+    const double sums = K > 2560 ? 2e-12 * (double)K / 2560 : 2e-12;
+    msa_check_close(s, got, want, SAMPLES, mode == MSA_LINEAR_ACT ? fmax(msa_sum_bound(s), sums) : sums, "linear");
     msa_tensor_done(&tx), msa_tensor_done(&ty);
     free(x), free(y), free(out);
 }
