@@ -92,4 +92,22 @@ static void fuzz_member(const char *begin, const uint8_t *data, size_t size, con
     msa_buf_free(&file);
 }
 
+#ifdef __clang__ /* fuzz targets are built by clang, their replays in tests by any compiler */
+#include <sanitizer/lsan_interface.h>
+
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+
+/* What libgmime registers of its types is never freed: it happens here, once,
+ * where it is no leak of an input's. */
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    static const char mail[] = "From: a@example.org\nSubject: b\n\nc\n";
+    (void)argc, (void)argv;
+    __lsan_disable();
+    fuzz_member("", (const uint8_t *)mail, sizeof mail - 1, "a.eml");
+    __lsan_enable();
+    return 0;
+}
+#endif
+
 #endif
