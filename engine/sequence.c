@@ -114,12 +114,13 @@ static msa_rc alloc_device(msa_seqs *s, msa_err *err)
         return rc;
     /* last, and without it rounds only take longer */
     int64_t row;
-    msa_err none;
-    msa_err_init(&none);
-    if (!msa_mul(c->E, s->o.context, &row) ||
-        device(s, slots, row, sizeof *s->below, &s->below, &none) < 0)
-        s->below = NULL;
-    return rc;
+    msa_err why;
+    msa_err_init(&why);
+    if (msa_mul(c->E, s->o.context, &row))
+        rc = device(s, slots, row, sizeof *s->below, &s->below, &why);
+    if (rc == MSA_FATAL && err)
+        *err = why;
+    return rc == MSA_FATAL ? rc : MSA_OK;
 }
 
 static msa_rc alloc_host(msa_seqs *s, msa_err *err)
