@@ -487,8 +487,11 @@ msa_rc msa_tier_load(msa_tier *t, const msa_tier_opts *opts, msa_err *err)
         rc = load_tables(t, err);
     if (rc >= 0)
         rc = load_extents(t, err);
-    for (int i = 0; rc >= 0 && i < PIECES; i++)
-        rc = msa_kern_sync(t->kern, t->streams[i], err);
+    /* after an error, too: what is queued still reads the ring */
+    for (int i = 0; i < PIECES; i++) {
+        msa_rc waited = t->streams[i] ? msa_kern_sync(t->kern, t->streams[i], rc < 0 ? NULL : err) : MSA_OK;
+        rc = rc < 0 ? rc : waited;
+    }
     drop_loader(t);
     if (rc >= 0 && t->places.keys != MSA_KEYS_I8 && t->places.content != MSA_CONTENT_STAGED)
         drop(t, &t->ring, MSA_MEM_MAPPED);

@@ -40,7 +40,7 @@ typedef struct msa_tiers_in {
  * computes from nothing else, and for banks with less than MSA_TIER_SMALL_KEYS of
  * them. MSA_END: none fits, and *out is the smallest there is. MSA_FAILED,
  * MSA_E_CONFIG: sizes overflow. */
-#define MSA_TIER_STEPS 12
+#define MSA_TIER_STEPS 12 /* of the list */
 #define MSA_TIER_SMALL_KEYS ((int64_t)1 << 30)
 msa_rc msa_tiers_plan(const msa_tiers_in *in, int64_t *step, msa_tiers *out, msa_err *err);
 
