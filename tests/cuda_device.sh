@@ -5,6 +5,8 @@
 #   tests/cuda_device.sh LOGS [PART...]   PART: tests, bench (both by default),
 #       memcheck or racecheck (the tests of kernels under compute-sanitizer)
 # BUILD: another folder than build/cuda. BACKEND: another device than cuda:0.
+# LIMIT: seconds after which a step is stopped (default 240), so that a kernel that
+# hangs costs its step alone.
 set -u
 cd "$(dirname "$0")/.."
 logs=${1:?a folder for logs}; shift
@@ -15,7 +17,7 @@ mkdir -p "$logs"
 failed=0 table=()
 step() { # name, then the command
     local name=$1 start=$SECONDS rc; shift
-    "$@" >"$logs/$name.log" 2>&1; rc=$?
+    timeout -k 5 "${LIMIT:-240}" "$@" >"$logs/$name.log" 2>&1; rc=$?
     [ $rc -eq 0 ] || { failed=1; echo "--- $name: exit $rc, the end of its log:"; tail -n 30 "$logs/$name.log"; }
     table+=("$(printf '%-28s exit %3d %5d s' "$name" $rc $((SECONDS - start)))")
 }

@@ -2,7 +2,8 @@
 # What needs a GPU, from binaries that `make cuda` built: every operation beside
 # the reference, then the golden cases in both compute types. Needs the
 # repository and the build folder, nothing else; without a usable device it says
-# so and exits 69. BACKEND: another device than cuda:0.
+# so and exits 69. BACKEND: another device than cuda:0. LIMIT: seconds a step may
+# take (default 120): a kernel that hangs costs its step alone.
 #   tests/test_cuda.sh build/cuda
 set -u
 cd "$(dirname "$0")/.."
@@ -18,7 +19,7 @@ failed=0
 step() { # words, then the command
     local what=$1; shift
     echo "== $what"
-    "$@" || { echo "test-cuda: FAILED: $what (exit $?)"; failed=1; }
+    timeout -k 5 "${LIMIT:-120}" "$@" || { echo "test-cuda: FAILED: $what (exit $?)"; failed=1; }
 }
 # every operation beside the reference, then what else only a device has
 for t in "$B"/tests/test_kernels* "$B"/tests/test_cuda_*; do
