@@ -14,16 +14,16 @@ logs=${1:?a folder for logs}; shift
 B=${BUILD:-build/cuda} backend=${BACKEND:-cuda:0}
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$PWD/$B/lib
 mkdir -p "$logs"
-failed=0 table=()
+failed=0 table=() limit=${LIMIT:-240}
 step() { # name, then the command
     local name=$1 start=$SECONDS rc; shift
-    timeout -k 5 "${LIMIT:-240}" "$@" >"$logs/$name.log" 2>&1; rc=$?
+    timeout -k 5 "$limit" "$@" >"$logs/$name.log" 2>&1; rc=$?
     [ $rc -eq 0 ] || { failed=1; echo "--- $name: exit $rc, the end of its log:"; tail -n 30 "$logs/$name.log"; }
     table+=("$(printf '%-28s exit %3d %5d s' "$name" $rc $((SECONDS - start)))")
 }
 for part; do
     case $part in
-    tests) step tests tests/test_cuda.sh "$B" ;;
+    tests) limit=$((8 * limit)) step tests tests/test_cuda.sh "$B" ;; # limits its own steps
     bench) step bench "$B/tests/bench_cuda" "$backend" ;;
     memcheck | racecheck)
         for t in test_kernels test_kernels_model test_kernels_bank; do
