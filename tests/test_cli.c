@@ -736,6 +736,59 @@ static void route_lines(void **state)
     assert_int_equal(unlink(in_dir("stdin")), 0);
 }
 
+/* A model with a lexical score finds by words, says so, and makes its index when it
+ * has to. */
+static void words_join_the_router(void **state)
+{
+    (void)state;
+    make_model("words", NULL);
+    put("words/msa_protocol.json",
+        "{\"version\": 1, \"protocol\": \"router\", \"evidence_docs\": 2, \"evidence_tokens\": 400,"
+        " \"answer_prompt\": \"<|im_start|>{evidence}{question}<|im_end|>\","
+        " \"lexical\": {\"weight\": 1000, \"candidates\": 2}}");
+    clear("store/lexical");
+    put("stdin", "{\"id\": 1, \"question\": \"deliveries to Rotterdam\"}\n");
+    EXPECT(0, "route", "--device", "ref", "--store", "store", "--model", "words", "-k", "3");
+    assert_int_equal(check_lines("stdout", "route_line"), 1);
+    char *text = get("stdout");
+    json_t *v = json_loads(text, 0, NULL);
+    const json_t *best = json_array_get(json_object_get(v, "routed"), 0);
+    assert_string_equal(json_string_value(json_object_get(best, "record")), "r2");
+    assert_true(json_real_value(json_object_get(best, "lexical")) > 0);
+    assert_non_null(json_object_get(best, "router"));
+    json_decref(v);
+    put("store/lexical", "damaged");
+    EXPECT(0, "route", "--device", "ref", "--store", "store", "--model", "words", "-k", "3");
+    char *again = get("stdout");
+    assert_string_equal(again, text);
+    free(text);
+    free(again);
+    assert_int_equal(unlink(in_dir("stdin")), 0);
+
+    put("words.json", "{\"version\": 1, \"id\": \"words\", \"corpus\": {\"store\": \"store\"}, \"model\": \"words\","
+                      " \"defaults\": {\"max_tokens\": 4}, \"queries\": [" QUERY("q", "Delivered to Rotterdam?") "],"
+                      " \"output\": {\"dir\": \"out-words\"}}");
+    clear("store/lexical");
+    EXPECT(0, "run", "--device", "ref", "words.json");
+    assert_true(msa_file_exists(in_dir("store/lexical")));
+    assert_int_equal(check_lines("out-words/results.jsonl", "result"), 1);
+    char *line = line_of("out-words/results.jsonl", "q");
+    v = json_loads(line, 0, NULL);
+    const json_t *msa = json_object_get(json_object_get(json_object_get(v, "response"), "body"), "msa");
+    const json_t *cited = json_array_get(json_object_get(msa, "citations"), 0);
+    const json_t *row = json_array_get(json_object_get(json_array_get(json_object_get(msa, "trace"), 0), "routed"), 0);
+    assert_string_equal(json_string_value(json_object_get(cited, "record")), "r2");
+    assert_int_equal(json_array_size(row), 4);
+    assert_true(json_equal(json_array_get(row, 1), json_object_get(cited, "score")));
+    assert_true(json_real_value(json_array_get(row, 3)) > 0);
+    json_decref(v);
+    free(line);
+    json_t *run = check_file("out-words/run.json", "run");
+    const json_t *option = json_object_get(json_object_get(run, "model"), "lexical");
+    assert_int_equal(json_integer_value(json_object_get(option, "candidates")), 2);
+    json_decref(run);
+}
+
 static void tokenize_lines(void **state)
 {
     (void)state;
@@ -893,6 +946,7 @@ int main(void)
         cmocka_unit_test(a_model_that_lacks_a_tensor),
         cmocka_unit_test(exit_codes_of_bad_calls),
         cmocka_unit_test(route_lines),
+        cmocka_unit_test(words_join_the_router),
         cmocka_unit_test(tokenize_lines),
         cmocka_unit_test(looking_changes_nothing),
         {"row 43: a corpus larger than allowed", a_corpus_larger_than_allowed, NULL, NULL, NULL},
