@@ -57,7 +57,8 @@ static void complain(const msa_line *l, const char *why)
 
 /* ---- route -------------------------------------------------------------------------- */
 
-enum { ROUTE_BATCH = 64 };
+/* A device loads router keys once a batch. */
+enum { ROUTE_BATCH = 512 };
 
 typedef struct router {
     msa_model *model;
