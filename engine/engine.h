@@ -308,7 +308,7 @@ typedef struct msa_plan {
     int64_t content_bytes;         /* K and V: host tier or mapped file */
     int64_t bank_file_bytes;       /* on disk */
     int64_t scratch_bytes;         /* device: activations, caches, scan, and what stays free */
-    int64_t staging_bytes;         /* pinned host memory: the extent being prefilled */
+    int64_t staging_bytes;         /* pinned host memory: an extent being computed, one being written */
     msa_tiers tiers;               /* where rows are to go; the smallest arrangement when none fits */
 } msa_plan;
 /* Allocates nothing. Scratch is that of prefill or of answering, whichever is
