@@ -613,8 +613,7 @@ msa_rc msa_answerer_submit(msa_answerer *a, const msa_question *question, msa_er
 /* Documents that a routing pass finds for a question. */
 static int64_t wanted(const msa_answerer *a, const quest *q)
 {
-    const int64_t proposed = a->lexical ? a->model->protocol.lexical_candidates : 0;
-    const int64_t n = q->q.top_k_docs > proposed ? q->q.top_k_docs : proposed;
+    const int64_t n = a->lexical ? a->model->protocol.lexical_candidates : q->q.top_k_docs;
     return n < a->top_k ? n : a->top_k;
 }
 

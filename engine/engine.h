@@ -261,7 +261,7 @@ msa_rc msa_answerer_step(msa_answerer *a, msa_on_answer *fn, void *user, msa_err
 msa_rc msa_route_run(msa_model *m, msa_bank *b, const msa_question *qs, int64_t B, int64_t k,
                      msa_scored **out, int64_t *n_out, msa_err *err);
 /* The same as the router protocol has it: with the lexical score where it asks for
- * one. lexical NULL: as above. */
+ * one; a list is then at most twice lexical_candidates long. lexical NULL: as above. */
 msa_rc msa_route_fused(msa_model *m, msa_bank *b, msa_lexical *lexical, const msa_question *qs, int64_t B,
                        int64_t k, msa_scored **out, int64_t *n_out, msa_err *err);
 

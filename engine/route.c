@@ -141,7 +141,7 @@ msa_rc msa_route_fused(msa_model *m, msa_bank *b, msa_lexical *lexical, const ms
     msa_bank_stat_get(b, &stat);
     const bool fused = combined && lexical && m->protocol.lexical_weight > 0;
     const int64_t proposed = fused ? m->protocol.lexical_candidates : 0;
-    const int64_t wanted = k > proposed ? k : proposed; /* of the router */
+    const int64_t wanted = fused ? proposed : k; /* of the router */
     const int64_t n_docs = stat.n_docs > 0 ? stat.n_docs : 1;
     int64_t top_k = combined ? wanted : 1, longest = 1;
     a = msa_calloc(B, sizeof *a);

@@ -381,7 +381,7 @@ static void both_lists_are_joined(void **state)
     int64_t n, n_alone;
     open_index(f);
     msa_protocol *p = &f->w.model->protocol;
-    p->lexical_candidates = 10;
+    p->lexical_candidates = DOCS;
     route(f, f->lex, &q, DOCS, alone, &n_alone);
     assert_int_equal(n_alone, DOCS);
     p->lexical_weight = 0.25;
@@ -390,7 +390,7 @@ static void both_lists_are_joined(void **state)
     for (int64_t i = 0; i < n; i++)
         assert_true(got[i].doc == alone[i].doc && got[i].score == alone[i].score);
 
-    /* every document is a candidate of the router when as many are asked for */
+    /* every document is proposed by the router */
     route(f, f->lex, &q, DOCS, got, &n);
     assert_int_equal(n, DOCS);
     msa_lexical_ask(f->lex, q.text, q.n, NULL);
@@ -411,17 +411,24 @@ static void both_lists_are_joined(void **state)
     p->lexical_candidates = 4;
     route(f, f->lex, &q, 5, got, &n);
     assert_int_equal(n, 5);
+    /* how many of them are asked for changes no score */
+    msa_scored more[DOCS];
+    int64_t n_more;
+    route(f, f->lex, &q, DOCS, more, &n_more);
+    assert_true(n_more >= n && n_more <= 8);
+    for (int64_t i = 0; i < n; i++)
+        assert_true(more[i].doc == got[i].doc && more[i].score == got[i].score);
     const int64_t n_words = msa_lexical_best(f->lex, 4, words);
     assert_int_equal(n_words, 4);
     for (int64_t i = 0; i < 4; i++)
         assert_true(msa_lexical_score(f->lex, got[i].doc) == words[i].score);
     for (int64_t i = 0; i < n; i++) {
         bool proposed = false;
-        for (int64_t r = 0; r < 5; r++)
+        for (int64_t r = 0; r < 4; r++)
             proposed = proposed || alone[r].doc == got[i].doc;
         assert_int_equal(proposed, !isnan(got[i].router));
         if (!proposed)
-            assert_true(fabs(got[i].score - (alone[4].score + 1e6 * got[i].lexical)) < 1e-6);
+            assert_true(fabs(got[i].score - (alone[3].score + 1e6 * got[i].lexical)) < 1e-6);
     }
 }
 
