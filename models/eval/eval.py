@@ -46,6 +46,7 @@ def arguments():
     a.add_argument("--withhold", type=int, default=50,
                    help="questions of each set that are asked again without their passages; 0: none")
     a.add_argument("--lexical", default="", help="weight,candidates; default: the model's own, or 0.3,100")
+    a.add_argument("--weights", default="", help="further weights of the lexical score to compare, by commas")
     a.add_argument("--peers", default="bm25,minilm")
     a.add_argument("--no-answers", action="store_true", help="recall only")
     a.add_argument("--answers-by", default="both,words", help="router, words, both")
@@ -176,12 +177,26 @@ def compute(a):
     return ["--device", a.device, "--compute", a.compute]
 
 
-def route(a, folder, model, questions):
-    """Lists of passage ids by question id."""
+def route(a, folder, model, questions, k=LIST):
+    """What was routed, rows of msa-batch route, by question id."""
     asked = "".join(json.dumps({"id": q["id"], "question": q["question"]}, ensure_ascii=False) + "\n" for q in questions)
-    out = run([a.program, "route", "--store", os.path.join(folder, "store"), "--model", model, "-k", str(LIST)] + compute(a),
+    out = run([a.program, "route", "--store", os.path.join(folder, "store"), "--model", model, "-k", str(k)] + compute(a),
               input=asked.encode())
-    return {r["id"]: [d["record"] for d in r["routed"]] for r in map(json.loads, out.splitlines())}
+    return {r["id"]: r["routed"] for r in map(json.loads, out.splitlines())}
+
+
+def records(routed):
+    return {i: [d["record"] for d in rows[:LIST]] for i, rows in routed.items()}
+
+
+def weighed(routed, weight):
+    """The lists that another weight would give: rows hold all candidates and both parts."""
+    lists = {}
+    for i, rows in routed.items():
+        least = min((d["router"] for d in rows if d["router"] is not None), default=0)
+        score = {d["doc_id"]: (least if d["router"] is None else d["router"]) + weight * d["lexical"] for d in rows}
+        lists[i] = [d["record"] for d in sorted(rows, key=lambda d: (-score[d["doc_id"]], d["doc_id"]))]
+    return lists
 
 
 def answer(a, folder, job):
@@ -213,7 +228,10 @@ def count_not_found(found, questions):
 
 def measure_routing(a, folder, models, questions, others):
     """Recall in per cent by way of finding. others: the peers' lists by name, over the same passages."""
-    lists = {how: route(a, folder, models[how], questions) for how in models}
+    lists = {how: records(route(a, folder, models[how], questions)) for how in ("router", "words")}
+    joined = route(a, folder, models["both"], questions, 2 * a.candidates)   # all that either list proposes
+    lists["both"] = records(joined)
+    lists.update({f"both, {w}": weighed(joined, float(w)) for w in a.weights.split(",") if w})
     lists.update(others)
     words = lists.get("bm25") or lists["words"]
     for name, parts in (("router + bm25", ["router"]), ("router + bm25 + minilm", ["router", "minilm"])):
@@ -273,8 +291,7 @@ def mean(rows):
 
 
 def tables(results):
-    ways = [w for w in ("router", "words", "both", "bm25", "minilm", "router + bm25", "router + bm25 + minilm")
-            if any(w in r["recall"] for r in results)]
+    ways = list(dict.fromkeys(w for r in results for w in r["recall"]))
     out = ["Recall in per cent at 1 / 5 / 16.", "",
            "| set | questions | passages | " + " | ".join(ways) + " |", "|---" * (3 + len(ways)) + "|"]
     for r in results:
@@ -306,6 +323,7 @@ def main():
         return pool[0]
 
     models, lexical = variants(a)
+    a.candidates = lexical.setdefault("candidates", 100)
     sets = [(name,) + choose(a, name, shared) for name in names]
     sets = [s for s in sets if s[1]]
     corpora = [("together", sets)] if a.together else [(s[0], [s]) for s in sets]
