@@ -151,6 +151,12 @@ static int exit_code_of(const msa_run *r, msa_rc rc, const msa_err *err)
         return 0;
     if (rc == MSA_END)
         return MSA_E_TEMPFAIL;
+    if (rc == MSA_FATAL && r->model && err->code == MSA_E_UNAVAILABLE) {
+        /* the device failed at work: worth another run when this one got on */
+        const msa_query_counts *q = &p->queries;
+        return r->extents_new > 0 || q->answered + q->not_found + q->partial > q->kept ? MSA_E_TEMPFAIL
+                                                                                      : MSA_E_INTERNAL;
+    }
     if (rc < 0)
         return err->code ? (int)err->code : MSA_E_INTERNAL;
     if (p->nothing_to_do)

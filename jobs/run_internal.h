@@ -30,6 +30,7 @@ typedef struct msa_run {
     msa_bank *bank;
     msa_lexical *lexical;       /* where the protocol has a lexical score */
     int64_t context_tokens;     /* of the documents in memory */
+    int64_t extents_new;        /* appended to the bank by this run */
 
     msa_outputs *outputs;
     uint64_t *keys;             /* [n_queries] */

@@ -228,7 +228,11 @@ static msa_rc fill(msa_run *r, const int64_t *dead, int64_t n_dead, int64_t n_ne
     msa_prefill_stat stat;
     msa_prefill_opts opts = {.stop = msa_stop_flag(), .progress = on_prefill, .user = r};
     r->status.now.total = n_new;
-    return n_new ? msa_prefill_run(r->model, r->bank, next_doc, &f, &opts, &stat, err) : MSA_OK;
+    if (!n_new)
+        return MSA_OK;
+    rc = msa_prefill_run(r->model, r->bank, next_doc, &f, &opts, &stat, err);
+    r->extents_new = stat.extents;
+    return rc;
 }
 
 msa_rc msa_run_bank(msa_run *r, bool repair, msa_err *err)
