@@ -41,9 +41,18 @@ MULTIHOP = ("hotpotqa_train_100", "musique_train_300", "2wiki_train_500")
 SENTENCES = {"wikipedia_ottqa": 0.4, "dc_law": 0.2, "tech_docs": 0.05, "cuad": 0.2, "nq_qed_train": 0.15}
 
 FULL = {"batch": 256, "block": 32, "answers": 48, "plain": 24, "plain_length": 256, "plain_kept": 1536, "cap": 384,
-        "evidence_cap": 400, "mine_at": (0.25, 0.6), "asked": 320, "heldout_plain": 400, "checkpoint": 60}
+        "evidence_cap": 400, "mine_at": (0.25, 0.6), "asked": 320, "heldout_plain": 160, "checkpoint": 60}
 SMOKE = {"batch": 4, "block": 2, "answers": 1, "plain": 1, "plain_length": 16, "plain_kept": 2, "cap": 24,
          "evidence_cap": 16, "mine_at": (0.0,), "asked": 4, "heldout_plain": 2, "checkpoint": 5}
+# for two processor cores and an hour: several questions share their evidence, and
+# gradients are those of the updates alone
+TWO_CORES = {"batch": 18, "block": 18, "near": True, "answer_tokens": 1900, "plain": 2, "plain_length": 128, "plain_kept": 64, "cap": 144,
+             "first": 8,
+             "evidence_cap": 128, "mine_at": (), "asked": 60, "heldout_plain": 16, "checkpoint": 120,
+             "rank": 16, "rates": (1.2e-3, 1e-3, 5e-3), "warm": 8, "questions": 7, "none": 0.3, "negatives": 0.15,
+             "longest_answer": 32, "pool": 1500, "tell": 5,
+             "learn": {"squad_train_part": 0.36, "nq_qed_train": 0.14, "cuad": 0.30, "hybridqa_ottqa": 0.04, "covidqa": 0.08, "tatqa_dev": 0.08}}
+SIZES = {"full": FULL, "smoke": SMOKE, "two-cores": TWO_CORES}
 RANK = 32
 RATE_LOW, RATE_ROUTER, RATE_SCALAR = 8e-4, 5e-4, 5e-3
 WARM = 40              # steps
@@ -64,21 +73,22 @@ class Trainer:
             table = json.load(f)
         blob = b"".join(open(os.path.join(w, f"weights.{i}"), "rb").read() for i, w in enumerate(a.weights))
         self.say(f"data: {len(self.data.q_set)} questions, {len(self.data.p_set)} passages; {len(blob)} bytes of weights")
-        self.model = Model(tensors(table, blob), self.device, RANK, a.seed)
+        self.model = Model(tensors(table, blob), self.device, c.get("rank", RANK), a.seed, thin="first" in c, first=c.get("first", 0))
         old = load_file(a.routers)
         wq, wk = (torch.stack([old[f"model.layers.{i}.self_attn.router_{x}_proj.0.weight"] for i in ROUTER_LAYERS]) for x in "qk")
         self.routers = Routers(wq, wk, math.log(60.0), self.device)
         self.choose()
+        rates = c.get("rates", (RATE_LOW, RATE_ROUTER, RATE_SCALAR))
         self.mined, self.ready = {}, None
         la, lb = self.model.parameters()
         rw, rs = self.routers.parameters()
         self.low = la + lb
         for p in self.low:
             p.requires_grad_()
-        self.opt = torch.optim.AdamW([{"params": la + lb, "peak": RATE_LOW}, {"params": rw, "peak": RATE_ROUTER},
-                                      {"params": rs, "peak": RATE_SCALAR}], lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
-        self.log, self.metrics = [], {"config": {**c, "rank": RANK, "rates": [RATE_LOW, RATE_ROUTER, RATE_SCALAR],
-                                                 "not_found_share": NONE_SHARE, "plain_weight": PLAIN_WEIGHT, "mix": MIX, "learn": LEARN, "seed": a.seed}, "errors": []}
+        self.opt = torch.optim.AdamW([{"params": la + lb, "peak": rates[0]}, {"params": rw, "peak": rates[1]},
+                                      {"params": rs, "peak": rates[2]}], lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
+        self.log, self.metrics = [], {"config": {"rank": RANK, "rates": rates, "not_found_share": NONE_SHARE, "plain_weight": PLAIN_WEIGHT,
+                                                 "mix": MIX, "learn": LEARN, **c, "seed": a.seed}, "errors": []}
         self.skipped, self.slower, self.good = 0, 1.0, None
 
     def seconds(self):
@@ -107,6 +117,14 @@ class Trainer:
                 self.learn.setdefault(key, []).append(i)
         self.train, self.learn = ({n: np.array(r) for n, r in x.items()} for x in (self.train, self.learn))
         kind = {n: k for k, n in enumerate(d.sets)}
+        if "near" in self.c:
+            self.asking = {n: {} for n in self.train}
+            for n, r in self.train.items():
+                for i in r:
+                    self.asking[n].setdefault(int(d.q_positives[i][0]), []).append(int(i))
+        if "questions" in self.c:
+            self.learn = {n: r[[len(d.q_answer[i]) <= self.c["longest_answer"] for i in r]] for n, r in self.learn.items() if n in self.c["learn"]}
+            d.inverse(np.concatenate(list(self.learn.values())))
         self.sources = {n: np.flatnonzero((d.p_set == kind[n]) & ~d.p_dev) for n in SENTENCES if n in kind}
         texts = lambda dev: [p for n in ("wikipedia_ottqa", "dc_law", "tech_docs") if n in kind
                              for p in np.flatnonzero((d.p_set == kind[n]) & (d.p_dev == dev)) if len(d.p_body[p]) >= self.c["plain_length"]]
@@ -124,10 +142,26 @@ class Trainer:
         p = np.array([shares[x] for x in names])
         return [names[i] for i in self.rng.choice(len(names), n, p=p / p.sum())]
 
+    def near(self, name):
+        """A block of questions whose passages are each other's hard negatives: a small
+        batch that is not easy."""
+        d, rng, out, waiting = self.data, self.rng, [], []
+        while len(out) < self.c["block"]:
+            if not waiting:
+                waiting.append(int(rng.choice(self.train[name])))
+            i = waiting.pop(int(rng.integers(len(waiting))))
+            if i in out:
+                continue
+            out.append(i)
+            more = [j for p in d.q_negatives[i] for j in self.asking[name].get(int(p), [])]
+            more += self.asking[name].get(int(d.q_positives[i][0]), [])
+            waiting += [int(j) for j in rng.permutation(more)[:6]]
+        return out
+
     def pairs(self):
         """Questions' tokens, documents' tokens, and which documents are right."""
         d, rng, c = self.data, self.rng, self.c
-        asked, docs, right, place = [], [], [], {}
+        asked, docs, right, place, numbers = [], [], [], {}, []
 
         def add(p, body=None):
             key = (p, body is not None)
@@ -143,16 +177,20 @@ class Trainer:
                     made = d.sentence(p, rng)
                     if made is not None:
                         asked.append(made[0])
+                        numbers.append(-1)
                         right.append({add(int(p), made[1])})
                 continue
-            for i in rng.choice(self.train[name], min(c["block"], len(self.train[name])), False):
+            rows = self.near(name) if "near" in c else rng.choice(self.train[name], min(c["block"], len(self.train[name])), False)
+            for i in rows:
                 good = [int(p) for p in d.q_positives[i] if not d.p_dev[p]]
-                target = add(int(rng.choice(good)))
+                known = [p for p in good if (p, False) in place]
+                target = add(known[0] if "near" in c and known else int(rng.choice(good)))
                 wrong = self.mined.get(int(i)) if rng.random() < 0.6 else None
                 wrong = d.q_negatives[i] if wrong is None or not len(wrong) else wrong
-                if len(wrong):
+                if len(wrong) and rng.random() < c.get("negatives", 1.0):
                     add(int(rng.choice(wrong)))
                 asked.append(d.q_route[i])
+                numbers.append(int(i))
                 right.append([target] + [("p", p) for p in d.q_positives[i]])
         marks = np.zeros((len(asked), len(docs)), bool)
         for row, r in enumerate(right):
@@ -160,10 +198,16 @@ class Trainer:
                 at = place.get((int(x[1]), False)) if isinstance(x, tuple) else x
                 if at is not None:
                     marks[row, at] = True
-        return [d.question(t) for t in asked], docs, marks
+        # passages that hold the answer although nobody marked them are neither right nor wrong
+        unsure = np.zeros_like(marks)
+        if "near" in c:
+            for row, i in enumerate(numbers):
+                for (p, made), at in place.items():
+                    unsure[row, at] = i >= 0 and not made and not marks[row, at] and len(d.q_answer[i]) > 1 and d.holds(p, i)
+        return [d.question(t) for t in asked], docs, marks, unsure
 
     def route_loss(self):
-        asked, docs, marks = self.ready
+        asked, docs, marks, unsure = self.ready
         sequences = asked + docs
         packed = Packed(sequences, self.device, [self.data.start] * len(asked) + [0] * len(docs), self.data.lead)
         states = self.model.run(packed, ROUTER_LAYERS)
@@ -171,13 +215,33 @@ class Trainer:
         queries = self.routers.queries(states, q, self.data.lead, [len(s) for s in asked])
         keys, there = self.routers.keys(states, k, [len(s) for s in docs], P)
         s = self.routers.scores(queries, keys, there) * self.routers.log_scale.exp()
+        s = s.masked_fill(torch.from_numpy(unsure).to(self.device), -1e9)
         marks = torch.from_numpy(marks).to(self.device)
         loss = (torch.logsumexp(s, 1) - torch.logsumexp(s.masked_fill(~marks, -1e9), 1)).mean()
         hit = (s.argmax(1, keepdim=True) == marks.float().argmax(1, keepdim=True)).float().mean()
         loss.backward()
         return loss.detach(), hit, len(packed.ids)
 
+    def tree_loss(self):
+        """As answer_loss; the questions about one piece of evidence share it."""
+        d, rng, c = self.data, self.rng, self.c
+        trees = []
+        while sum(len(t[0]) for t in trees) < c["answer_tokens"]:
+            name = self.pick(c["learn"], self.learn, 1)[0]
+            docs, cap = rng.choice([1, 2, 3, 5, 7], p=[0.15, 0.25, 0.3, 0.15, 0.15]), rng.choice([0.7, 1.0, 2.0], p=[0.3, 0.5, 0.2])
+            made = d.tree(int(rng.choice(self.learn[name])), rng, int(docs), int(cap * c["evidence_cap"]), c["questions"], c["none"])
+            if made is not None:
+                trees.append(made)
+        packed = Packed([t[0] for t in trees], self.device, branches=[t[1] for t in trees])
+        rows = np.concatenate([r + b + np.arange(n) for r, t in zip(packed.row, trees) for b, n in t[2]])
+        rows = torch.from_numpy(rows).to(self.device)
+        loss = F.cross_entropy(self.model.logits(self.model.run(packed)[rows]), packed.ids[rows + 1])
+        loss.backward()
+        return loss.detach(), len(packed.ids)
+
     def answer_loss(self):
+        if "questions" in self.c:
+            return self.tree_loss()
         d, rng = self.data, self.rng
         sequences, starts = [], []
         for name in self.pick(LEARN, self.learn, self.c["answers"]):
@@ -221,7 +285,7 @@ class Trainer:
     # ---- steps ----------------------------------------------------------------------
 
     def step(self, progress):
-        rate = self.slower * min(1.0, (len(self.log) + 1) / WARM) * (1 - progress)
+        rate = self.slower * min(1.0, (len(self.log) + 1) / self.c.get("warm", WARM)) * (1 - progress)
         for g in self.opt.param_groups:
             g["lr"] = g["peak"] * rate
         self.model.merge()
@@ -280,7 +344,10 @@ class Trainer:
 
     def run(self, until):
         """Trains until so many seconds have passed."""
-        first, step, tokens, saved = self.seconds(), 0, 0, self.seconds()
+        first, saved = self.seconds(), self.seconds()
+        if self.resume():
+            first = self.first
+        self.first, step, tokens = first, len(self.log), sum(row[2] for row in self.log)
         waiting = list(self.c["mine_at"])
         while True:
             progress = (self.seconds() - first) / max(until - first, 1)
@@ -308,12 +375,13 @@ class Trainer:
                 continue
             step, tokens = step + 1, tokens + n
             self.log.append([step, round(self.seconds(), 2), n] + [round(v, 4) for v in values])
-            if step <= 5 or step % 20 == 0:
+            if step <= 5 or step % self.c.get("tell", 20) == 0:
                 per = (self.log[-1][1] - self.log[-min(20, step)][1]) / max(1, min(20, step) - 1)
                 self.say("step %d: route %.3f hit %.2f answer %.3f plain %.4f norm %.2f scale %.0f; " % (step, *values) +
                          f"{n} tokens, {per:.2f} s a step")
             if self.seconds() - saved > self.c["checkpoint"]:
                 self.attempt("save", self.save)
+                self.attempt("state", self.keep_state)
                 saved = self.seconds()
         self.metrics.update({"steps": step, "tokens": tokens, "train_seconds": round(self.seconds() - first), "skipped": self.skipped})
         self.say(f"trained {step} steps, {tokens} tokens, {self.skipped} skipped")
@@ -326,6 +394,30 @@ class Trainer:
         for p in self.low + self.routers.parameters()[0]:
             p.copy_(p.half().float())
         self.model.merge()
+
+    def resume(self):
+        """Goes on where a run that was killed saved last."""
+        path = os.path.join(self.out, "state.pt")
+        if not os.path.exists(path):
+            return False
+        x = torch.load(path, weights_only=False)
+        with torch.no_grad():
+            for p, q in zip(self.low + sum(self.routers.parameters(), []), x["parameters"]):
+                p.copy_(q)
+        self.opt.load_state_dict(x["opt"])
+        self.rng.bit_generator.state = x["rng"]
+        self.log, self.first = x["log"], x["first"]
+        self.began = time.time() - max(self.seconds(), x["seconds"])
+        self.say(f"goes on behind step {len(self.log)}")
+        return True
+
+    def keep_state(self):
+        if "questions" not in self.c:
+            return
+        path = os.path.join(self.out, "state.pt")
+        torch.save({"parameters": [p.detach() for p in self.low + sum(self.routers.parameters(), [])], "opt": self.opt.state_dict(),
+                    "rng": self.rng.bit_generator.state, "log": self.log, "first": self.first, "seconds": self.seconds()}, path + ".tmp")
+        os.replace(path + ".tmp", path)
 
     @torch.no_grad()
     def save(self):
@@ -375,6 +467,8 @@ class Trainer:
         d = self.data
         old = [i for i in self.held if d.q_old[i]]
         pool = d.pool
+        if self.c.get("pool"):
+            return self.measure_few(when)
         if smoke:
             old = old[:4]
             pool = np.unique(np.concatenate([d.q_positives[i][:1] for i in old] + [d.pool[:4]]))
@@ -434,6 +528,24 @@ class Trainer:
             if self.seconds() < until - 75 or smoke:
                 self.attempt("recall over all passages", everything)
 
+    def measure_few(self, when):
+        """Recall over a part of the pool, a small part of the questions."""
+        d, rng, count, asked = self.data, np.random.default_rng(9), {}, []
+        out = self.metrics.setdefault(when, {})
+        out["perplexity"] = round(lora_eval.perplexity(self.model, self.plain_held), 3)
+        if when == "base":
+            return
+        for i in rng.permutation([i for i in self.held if d.q_old[i]]):
+            name = d.sets[d.q_set[i]]
+            if count.get(name, 0) < 150:
+                count[name] = count.get(name, 0) + 1
+                asked.append(int(i))
+        gold = np.concatenate([d.q_positives[i] for i in asked])
+        pool = np.unique(np.concatenate([gold, rng.permutation(d.pool)[:self.c["pool"]]]))
+        out["pool"] = len(pool)
+        out["recall"], _ = lora_eval.recall(self.model, self.routers, d, asked, pool, 512)
+        self.say(f"{when}: {out}")
+
     def picture(self):
         import matplotlib
         matplotlib.use("Agg")
@@ -465,13 +577,15 @@ def main():
     a.add_argument("--seconds", type=float, default=560)
     a.add_argument("--measuring", type=float, default=130, help="seconds of them kept for measuring")
     a.add_argument("--seed", type=int, default=0)
-    a.add_argument("--smoke", action="store_true")
+    a.add_argument("--size", choices=SIZES, default="full")
+    a.add_argument("--smoke", action="store_const", dest="size", const="smoke", help="--size smoke")
     a = a.parse_args()
+    a.smoke = a.size == "smoke"
     os.makedirs(a.out, exist_ok=True)
     if torch.cuda.is_available():
         torch.backends.cuda.enable_cudnn_sdp(False)   # it would plan anew for every shape
         print(torch.__version__, torch.cuda.get_device_name(), torch.empty(1 << 30, dtype=torch.uint8, device="cuda").numel(), flush=True)
-    t = Trainer(a, dict(SMOKE if a.smoke else FULL))
+    t = Trainer(a, dict(SIZES[a.size]))
     t.say(f"ready on {t.device}")
     t.keep_base()
     t.say("kept the base on plain text")

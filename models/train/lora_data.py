@@ -83,16 +83,89 @@ class Data:
         rng.shuffle(chosen)
         return chosen, chosen.index(cite) + 1 if found else 0
 
-    def holds(self, p, q):
-        """Do the tokens of q's answer stand in passage p?"""
-        want, at = self.q_answer[q].tobytes(), -1
+    def where(self, body, q):
+        """Where the tokens of q's answer begin in these of a passage; -1: nowhere."""
+        want, at = self.q_answer[q].astype(np.uint16).tobytes(), -1
         if len(want) < 4:
-            return False
-        body = self.p_body[p].tobytes()
+            return -1
+        body = body.astype(np.uint16).tobytes()
         while (at := body.find(want, at + 1)) >= 0:
             if at % 2 == 0:
-                return True
-        return False
+                return at // 2
+        return -1
+
+    def holds(self, p, q):
+        """Do the tokens of q's answer stand in passage p?"""
+        return self.where(self.p_body[p], q) >= 0
+
+    def inverse(self, questions):
+        """Of passages: the questions among these that they answer, and those that
+        they only resemble."""
+        self.answered, self.resembling = {}, {}
+        for i in questions:
+            gold = int(self.q_positives[i][min(int(self.q_cite[i]), len(self.q_positives[i]) - 1)])
+            self.answered.setdefault(gold, []).append(int(i))
+            for p in self.q_negatives[i]:
+                self.resembling.setdefault(int(p), []).append(int(i))
+
+    def cut(self, p, q, cap, rng):
+        """A part of passage p, with the answer of q in it where there is one."""
+        body = self.p_body[p]
+        if len(body) <= cap:
+            return body
+        at = max(self.where(body, q), 0)
+        low, high = max(0, at + len(self.q_answer[q]) - cap), min(at, len(body) - cap)
+        begin = int(rng.integers(low, high + 1)) if low <= high else at
+        return body[:cap] if begin < 8 else body[begin:begin + cap]
+
+    def tree(self, i, rng, docs, cap, most, none_share):
+        """Several questions about the same evidence as one sequence: the evidence is
+        its trunk, every question with its answer a branch. More than three passages
+        share three items, as in a long document. Returns ids, branches and of every
+        answer its place and length; None when the evidence lacks the answer."""
+        m = self.meta
+        chosen, _ = self.evidence(i, rng, True, docs)
+        bodies = [self.cut(p, i, cap, rng) for p in chosen]
+        item = np.sort(rng.integers(0, 3, len(bodies))) if len(bodies) > 3 else np.arange(len(bodies))
+        item = np.unique(item, return_inverse=True)[1] + 1   # the number of every passage's item
+        ids = [m["before"]]
+        for n in range(1, int(item[-1]) + 1):
+            ids.append(m["item"][n])
+            for at in np.flatnonzero(item == n):
+                ids += [bodies[at], [m["newline"]]]
+            ids.append([m["newline"]])
+        ids.append(m["question"])
+        here, near = [i], []
+        for p in chosen:
+            here += self.answered.get(int(p), [])
+            near += self.resembling.get(int(p), [])
+        shown = {int(p) for p in chosen}
+
+        def cited(j):
+            """The evidence that answers j: its number, 0: none, -1: not to be told."""
+            gold = int(self.q_positives[j][min(int(self.q_cite[j]), len(self.q_positives[j]) - 1)])
+            holding = [n for n, body in enumerate(bodies) if self.where(body, j) >= 0]
+            if gold in shown:
+                n = [int(p) for p in chosen].index(gold)
+                return int(item[n]) if n in holding else -1
+            return -1 if holding or shown & set(self.q_positives[j].tolist()) else 0
+
+        at = sum(map(len, ids))
+        found = [j for j in dict.fromkeys([i] + [int(j) for j in rng.permutation(here)]) if cited(j) > 0]
+        none = [j for j in dict.fromkeys(int(j) for j in rng.permutation(near)) if j not in found and cited(j) == 0]
+        if not found:
+            return None
+        few = len(found) / 2 + rng.random()   # one without an answer to two with
+        wanted = none[:min(int((rng.random(most) < none_share).sum()), int(few))]
+        wanted += found[:most - len(wanted)]
+        marks, answers = [np.zeros(at, np.int64)], []
+        for n, j in enumerate(dict.fromkeys(wanted)):
+            ask, answer = np.concatenate([self.q_ask[j], m["after"]]), self.answer(j, max(cited(j), 0))
+            ids += [ask, answer]
+            marks.append(np.full(len(ask) + len(answer), n + 1))
+            answers.append((at + len(ask) - 1, len(answer)))
+            at += len(ask) + len(answer)
+        return np.concatenate(ids).astype(np.int64), np.concatenate(marks), answers
 
     def sentence(self, p, rng):
         """A sentence of passage p as a question, and the passage without it (most

@@ -10,7 +10,7 @@ from common import IM_END, P
 from lora_data import match
 from lora_model import Packed
 
-PASS_TOKENS = 131072   # tokens of one pass without gradients
+PASS_TOKENS = 131072 if torch.cuda.is_available() else 8192   # tokens of one pass without gradients
 
 
 def batches(items, length, most):

@@ -78,36 +78,74 @@ class Gate(torch.autograd.Function):
         return torch.cat([grad * u * (s + y - y * s), grad * y], -1)
 
 
+class Thin(torch.autograd.Function):
+    """x W^T for a merged weight W = W0 + B A: the gradients of A and B without that
+    of W, a third less work where products are what takes the time."""
+    @staticmethod
+    def forward(ctx, x, w, parts):
+        """parts: A, B of every part, views of the rank's stacks; their gradients likewise."""
+        ctx.save_for_backward(x)
+        ctx.w, ctx.parts = w, parts
+        return F.linear(x, w)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, at = ctx.saved_tensors[0], 0
+        for a, b, da, db in ctx.parts:
+            g = grad[:, at:at + len(b)]
+            at += len(b)
+            db += g.T @ F.linear(x, a.to(x.dtype))
+            da += (g @ b.to(g.dtype)).T @ x
+        return grad @ ctx.w, None, None
+
+
 class Packed:
     """Sequences packed for one pass: groups of about one length, padded on the
     right inside a group (attention is causal: padding never reaches what stands
     before it). row[i]: where the tokens of sequence i begin."""
-    def __init__(self, sequences, device, starts=None, lead=0):
+    def __init__(self, sequences, device, starts=None, lead=0, branches=None):
         """sequences: arrays of ids. starts[i]: the position of the token numbered
-        `lead`, 0: positions run on."""
+        `lead`, 0: positions run on. branches[i]: of every token 0 (the trunk) or the
+        number of its branch; a branch sees the trunk and itself, and its positions
+        continue the trunk's."""
         order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
         ids, pos, self.shapes, self.row, at = [], [], [], [0] * len(sequences), 0
+        self.masks = []
         while order:
             T, n = -(-len(sequences[order[0]]) // 8) * 8, 0
             while n < len(order) and len(sequences[order[n]]) > (0.7 * T if T > 32 else 0):
                 n += 1
             block = np.zeros((n, T), np.int64)
             where = np.tile(np.arange(T), (n, 1))
+            branch = np.zeros((n, T), np.int64)
             for k, i in enumerate(order[:n]):
                 block[k, :len(sequences[i])] = sequences[i]
                 if starts is not None and starts[i]:
                     where[k, lead:] += starts[i] - lead
+                if branches is not None:
+                    b = branches[i]
+                    branch[k, :len(b)] = b
+                    trunk = int((b == 0).sum())
+                    for r in range(1, int(b.max()) + 1):
+                        own = np.flatnonzero(b == r)
+                        where[k, own] = trunk + np.arange(len(own))
                 self.row[i] = at + k * T
             ids.append(block.reshape(-1))
             pos.append(where.reshape(-1))
             self.shapes.append((n, T))
+            seen = None
+            if branches is not None:
+                seen = np.tril(np.ones((T, T), bool)) & ((branch[:, None] == 0) | (branch[:, None] == branch[:, :, None]))
+                seen = torch.from_numpy(np.where(seen[:, None], np.float32(0), np.float32(-1e9))).to(device)
+            self.masks.append(seen)
             at, order = at + n * T, order[n:]
         self.ids, self.pos = (torch.from_numpy(np.concatenate(x)).to(device) for x in (ids, pos))
 
 
 class Model:
-    def __init__(self, t, device, rank, seed=0, dtype=torch.bfloat16):
-        self.device, self.dtype = device, dtype
+    def __init__(self, t, device, rank, seed=0, dtype=torch.bfloat16, thin=False, first=0):
+        """thin: gradients by Thin; layers below `first` stay the base's then."""
+        self.device, self.dtype, self.thin, self.first = device, dtype, thin, first
         generator = torch.Generator().manual_seed(seed)
         self.embed = t["token_embd.weight"].to(device, dtype)
         self.last_norm = t["output_norm.weight"].to(device)
@@ -120,7 +158,7 @@ class Model:
             self.a[n] = a.to(device)
             self.b[n] = torch.zeros(LAYERS, w.shape[1], rank, device=device)
         self.w = {p: [torch.empty(sum(self.w0[n].shape[1] for n in parts), self.w0[parts[0]].shape[2], device=device, dtype=dtype)
-                      .requires_grad_() for _ in range(LAYERS)] for p, parts in PACKS.items()}
+                      .requires_grad_(not thin) for _ in range(LAYERS)] for p, parts in PACKS.items()}
         angle = torch.arange(9000).double()[:, None] * THETA ** (-torch.arange(D // 2).double() / (D // 2))
         self.cos, self.sin = angle.cos().float().to(device), angle.sin().float().to(device)
         self.merge()
@@ -139,6 +177,8 @@ class Model:
     @torch.no_grad()
     def gradients(self):
         """Moves the gradients of the merged weights to A and B."""
+        if self.thin:
+            return   # they are there already
         for p, parts in PACKS.items():
             rows = [self.w0[n].shape[1] for n in parts]
             zero = torch.zeros_like(self.w[p][0])
@@ -149,30 +189,53 @@ class Model:
             for w in self.w[p]:
                 w.grad = None
 
+    def linear(self, x, p, i):
+        if not self.thin or not torch.is_grad_enabled():
+            return F.linear(x, self.w[p][i])
+        for n in PACKS[p]:
+            for w in (self.a[n], self.b[n]):
+                if w.grad is None:
+                    w.grad = torch.zeros_like(w)
+        return Thin.apply(x, self.w[p][i], [(self.a[n][i].detach(), self.b[n][i].detach(), self.a[n].grad[i], self.b[n].grad[i])
+                                            for n in PACKS[p]])
+
     def norm(self, x, weight):
         return F.rms_norm(x, (E,), weight, EPS).to(self.dtype)
 
     def run(self, packed, capture=()):
+        grad = torch.is_grad_enabled()
+        try:
+            return self.forward(packed, capture, grad)
+        finally:
+            torch.set_grad_enabled(grad)
+
+    def forward(self, packed, capture, grad):
         """The residual stream behind the last layer [N, E] float32; with capture, the
         normed inputs of these layers instead, and nothing is computed behind them."""
         x = self.embed[packed.ids].float()
         cos, sin = self.cos[packed.pos][:, None], self.sin[packed.pos][:, None]
         out = []
         for i in range(LAYERS):
+            if self.thin and i == self.first and grad:
+                x.requires_grad_()
+            torch.set_grad_enabled(grad and (not self.thin or i >= self.first))
             n = self.norm(x, self.norms[i][0])
             if i in capture:
                 out.append(n)
                 if len(out) == len(capture):
                     return out
-            qk, v = F.linear(n, self.w["qkv"][i]).split([(H + G) * D, G * D], 1)
+            qk, v = self.linear(n, "qkv", i).split([(H + G) * D, G * D], 1)
             q, k = Rotate.apply(qk.reshape(-1, H + G, D), cos, sin).split([H, G], 1)
             k, v = (y.repeat_interleave(H // G, 1) for y in (k, v.reshape(-1, G, D)))
             sizes, parts = [b * T for b, T in packed.shapes], []
-            for (b, T), *qkv in zip(packed.shapes, q.split(sizes), k.split(sizes), v.split(sizes)):
+            for (b, T), mask, *qkv in zip(packed.shapes, packed.masks, q.split(sizes), k.split(sizes), v.split(sizes)):
                 q1, k1, v1 = (y.reshape(b, T, H, D).transpose(1, 2) for y in qkv)
-                parts.append(F.scaled_dot_product_attention(q1, k1, v1, is_causal=True).transpose(1, 2).reshape(b * T, H * D))
-            x = x + F.linear(torch.cat(parts), self.w["o"][i])
-            x = x + F.linear(Gate.apply(F.linear(self.norm(x, self.norms[i][1]), self.w["gate_up"][i])), self.w["down"][i])
+                if self.thin:   # quicker there in float32, backwards above all
+                    q1, k1, v1 = q1.float(), k1.float(), v1.float()
+                y = F.scaled_dot_product_attention(q1, k1, v1, mask, is_causal=mask is None)
+                parts.append(y.to(self.dtype).transpose(1, 2).reshape(b * T, H * D))
+            x = x + self.linear(torch.cat(parts), "o", i)
+            x = x + self.linear(Gate.apply(self.linear(self.norm(x, self.norms[i][1]), "gate_up", i)), "down", i)
         return x
 
     def logits(self, x):
