@@ -56,12 +56,14 @@ static msa_rc ring_new(msa_cuda_args_ring **out, msa_err *err)
 }
 
 /* Room for `bytes` at offset *at of the ring. */
-static msa_rc ring_take(msa_cuda_args_ring *r, int64_t bytes, int64_t *at, msa_err *err)
+static msa_rc ring_take(msa_cuda *c, int64_t bytes, int64_t *at, msa_err *err)
 {
+    msa_cuda_args_ring *r = c->args;
     if (bytes > RING_BYTES)
         return msa_err_set(err, MSA_FATAL, MSA_E_INTERNAL, "an array of %lld bytes exceeds the %d that travel",
                            (long long)bytes, RING_BYTES);
     if (bytes > RING_BYTES - r->used) {
+        MSA_CUDA_TRY(cudaSetDevice(c->device));
         MSA_CUDA_TRY(cudaDeviceSynchronize());
         r->used = 0;
     }
@@ -76,7 +78,7 @@ msa_rc msa_cuda_args(msa_cuda *c, msa_kern_stream *st, const void *host, int64_t
     int64_t at = 0;
     if (msa_cuda_recording(c))
         return msa_cuda_run_args(c, host, bytes, dev, err);
-    msa_rc rc = ring_take(c->args, bytes, &at, err);
+    msa_rc rc = ring_take(c, bytes, &at, err);
     if (rc < 0)
         return rc;
     memcpy(c->args->pinned + at, host, (size_t)bytes);
@@ -242,7 +244,7 @@ static msa_rc cuda_copy(msa_kern *k, msa_kern_stream *st, void *dst, const void 
         return rc;
     if (from_pageable && to_device && bytes <= THROUGH_RING && !msa_cuda_recording(c)) {
         int64_t at = 0;
-        if ((rc = ring_take(c->args, bytes, &at, err)) < 0)
+        if ((rc = ring_take(c, bytes, &at, err)) < 0)
             return rc;
         memcpy(c->args->pinned + at, src, (size_t)bytes);
         MSA_CUDA_TRY(cudaMemcpyAsync(dst, c->args->pinned + at, (size_t)bytes, cudaMemcpyHostToDevice, s));

@@ -74,6 +74,7 @@ msa_rc msa_cuda_graphs_open(msa_cuda *c, msa_err *err)
 void msa_cuda_graph_clear(msa_kern *k)
 {
     msa_cuda_graphs *g = msa_cuda_of(k)->graphs;
+    cudaSetDevice(msa_cuda_of(k)->device);
     if (g->now == RECORD) {
         cudaGraph_t half = NULL;
         cudaStreamEndCapture(g->current->stream, &half);

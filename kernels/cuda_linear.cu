@@ -48,6 +48,7 @@ msa_rc msa_cuda_weight_new(msa_kern *k, const void *data, msa_dtype from, int64_
     w->base.N = N;
     w->base.K = K;
     w->base.bytes = n * act_size;
+    cudaSetDevice(c->device);
     msa_rc rc = msa_cuda_error(cudaMalloc(&w->w, (size_t)w->base.bytes), "a weight", err);
     for (int64_t at = 0; rc == MSA_OK && at < n; at += most) {
         const int64_t part = n - at < most ? n - at : most;
