@@ -167,31 +167,44 @@ static msa_rc upload_and_launch(msa_cuda_graphs *g, run *r, msa_err *err)
     return MSA_OK;
 }
 
+/* The node behind one; a run is a chain, for what would branch was not kept. */
+static msa_rc node_behind(cudaGraphNode_t node, cudaGraphNode_t *next, msa_err *err)
+{
+    cudaGraphEdgeData edge;
+    size_t n = 1;
+    *next = NULL;
+    MSA_CUDA_TRY(cudaGraphNodeGetDependentNodes(node, next, &edge, &n));
+    return MSA_OK;
+}
+
 /* The replayed run has left the recorded one's path: what both have in common is
  * launched, up to and with `last`, the rest goes on at once, and the next run of the
  * key is recorded anew. */
-static msa_rc launch_up_to(msa_cuda_graphs *g, cudaGraphNode_t node, msa_err *err)
+static msa_rc launch_up_to(msa_cuda_graphs *g, cudaGraphNode_t last, msa_err *err)
 {
     run *r = g->current;
-    for (;;) {
-        cudaGraphNode_t next = NULL;
-        cudaGraphEdgeData edge;
-        size_t n = 1; /* a run is a chain: what would branch was not kept */
-        MSA_CUDA_TRY(cudaGraphNodeGetDependentNodes(node, &next, &edge, &n));
-        if (n == 0)
-            break;
-        MSA_CUDA_TRY(cudaGraphNodeSetEnabled(r->exec, next, 0));
-        node = next;
+    cudaGraphNode_t next;
+    msa_rc rc = node_behind(last, &next, err);
+    while (rc == MSA_OK && next) {
+        const cudaGraphNode_t node = next;
+        if ((rc = node_behind(node, &next, err)) == MSA_OK)
+            MSA_CUDA_TRY(cudaGraphDestroyNode(node));
     }
-    msa_rc rc = upload_and_launch(g, r, err);
-    if (rc == MSA_OK)
+    if (rc < 0)
+        return rc;
+    MSA_CUDA_TRY(cudaGraphExecDestroy(r->exec));
+    r->exec = NULL;
+    MSA_CUDA_TRY(cudaGraphInstantiate(&r->exec, r->graph, 0));
+    if ((rc = upload_and_launch(g, r, err)) == MSA_OK)
         MSA_CUDA_TRY(cudaStreamSynchronize(r->stream));
     return rc;
 }
 
 static msa_rc leave_path(msa_cuda_graphs *g, cudaGraphNode_t last, msa_err *err)
 {
-    msa_rc rc = last ? launch_up_to(g, last, err) : MSA_OK;
+    msa_rc rc = msa_cuda_error(cudaStreamSynchronize(g->current->stream), "a recorded run", err);
+    if (rc == MSA_OK && last) /* nothing of it is under way any more */
+        rc = launch_up_to(g, last, err);
     forget(g->current);
     g->now = AT_ONCE;
     return rc;
