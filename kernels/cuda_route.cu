@@ -476,7 +476,8 @@ choose(const __grid_constant__ offered o, int64_t parts, int k, bool sorted, msa
     if (sorted)
         for (size = 1; size < k;)
             size *= 2;
-    for (int i = taken + (int)threadIdx.x; i < size; i += TOP_THREADS)
+    /* taken counts every tie on both bounds, also those beyond the k places */
+    for (int i = min(taken, k) + (int)threadIdx.x; i < size; i += TOP_THREADS)
         chosen[i] = {-CUDART_INF_F, 0, -1};
     __syncthreads();
     if (sorted) /* bitonic */
