@@ -16,6 +16,7 @@ class Base:
         self.eps, self.theta = c["rms_norm_eps"], c["rope_theta"]
         t = load_file(os.path.join(folder, "model.safetensors"))
         self.embed = t["model.embed_tokens.weight"].to(dtype)
+        self.last_norm = t["model.norm.weight"]
         self.layers = []
         for i in range(c["num_hidden_layers"]):
             w = lambda name: t[f"model.layers.{i}.{name}.weight"]
@@ -36,21 +37,17 @@ class Base:
         a, b = x[..., :half].float(), x[..., half:].float()
         return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
 
-    @torch.no_grad()
-    def router_inputs(self, ids, pos, layers):
-        """ids, pos [B, T], padded on the right (attention is causal, so padding
-        never reaches what stands before it). Gives [B, T, len(layers), E] f32."""
+    def streams(self, ids, pos):
+        """ids, pos [B, T], padded on the right (attention is causal, so padding never
+        reaches what stands before it). Yields the residual stream [B, T, E] f32 that
+        enters every layer, and then the one behind the last."""
         H, G, D = self.H, self.G, self.D
         dtype = self.embed.dtype
         x = self.embed[ids].float()
         B, T = ids.shape
-        out = []
-        for i, w in enumerate(self.layers):
+        for w in self.layers:
+            yield x
             n = self.norm(x, w["norm"])
-            if i in layers:
-                out.append(n)
-                if len(out) == len(layers):
-                    break
             q, k, v = (n.to(dtype) @ w["qkv"].T).split([H * D, G * D, G * D], -1)
             q, k, v = (y.view(B, T, -1, D).transpose(1, 2) for y in (q, k, v))
             q, k = self.rope(q, pos), self.rope(k, pos)
@@ -59,4 +56,15 @@ class Base:
             x = x + (a @ w["o"].T).float()
             g, u = (self.norm(x, w["mlp_norm"]).to(dtype) @ w["gate_up"].T).chunk(2, -1)
             x = x + ((F.silu(g) * u) @ w["down"].T).float()
+        yield x
+
+    @torch.no_grad()
+    def router_inputs(self, ids, pos, layers):
+        """The normed inputs of these layers [B, T, len(layers), E] f32."""
+        out = []
+        for i, x in enumerate(self.streams(ids, pos)):
+            if i in layers:
+                out.append(self.norm(x, self.layers[i]["norm"]))
+                if len(out) == len(layers):
+                    break
         return torch.stack(out, 2)

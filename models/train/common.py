@@ -41,9 +41,11 @@ def queries(x, n, wq):
     return torch.zeros(len(n), *q.shape[1:]).index_add_(0, owner, q) / n[:, None, None]
 
 
-def scores(q, k, doc, n_docs):
+def scores(q, k, doc, n_docs, weights=None):
     """Combined document scores [B, n_docs]: the best chunk of a document in each
-    layer, averaged over layers. doc [C]: the document of each chunk."""
+    layer, summed with the layers' weights (None: averaged). doc [C]: the document
+    of each chunk."""
     s = torch.einsum("qlk,clk->qcl", q, k)
     best = torch.full((len(q), n_docs, s.shape[2]), -9.0)
-    return best.scatter_reduce_(1, doc[None, :, None].expand_as(s), s, "amax").mean(2)
+    best = best.scatter_reduce_(1, doc[None, :, None].expand_as(s), s, "amax")
+    return best.mean(2) if weights is None else best @ weights

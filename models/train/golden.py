@@ -42,6 +42,9 @@ def main():
     trained = load_file(os.path.join(a.model, "model.safetensors"))
     wq, wk = (torch.stack([trained[f"model.layers.{i}.self_attn.router_{x}_proj.0.weight"].float() for i in LAYERS])
               for x in "qk")
+    with open(os.path.join(a.model, "msa_protocol.json"), encoding="utf-8") as f:
+        weights = json.load(f).get("layer_weights")
+    weights = None if weights is None else torch.tensor(weights)
     head = [IM_START] + tokenize(a.program, a.model, [TEMPLATE_HEAD])[0]
     documents, pooled, owner = [], [], []
     for n, name in enumerate(chosen):
@@ -59,7 +62,7 @@ def main():
         own = len(ids) - len(head)
         pos = torch.cat([torch.arange(len(head)), len(head) + TOP_K + torch.arange(own)])
         s = model.router_inputs(torch.tensor([ids]), pos[None], LAYERS)[0, len(head):]
-        got = scores(queries(s, torch.tensor([own]), wq), k, owner, len(documents))[0]
+        got = scores(queries(s, torch.tensor([own]), wq), k, owner, len(documents), weights)[0]
         out.append({"question": text, "scores": [round(float(x), 7) for x in got]})
     with open(a.out, "w") as f:
         json.dump({"documents": documents, "questions": out}, f)

@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""What lora.py wrote, as the adapter that `make model` merges, with its recipe, and
+the trained layer weights in msa_protocol.json.
+
+    python3 export.py --run OUT --templates models/templates --recipe models/train/lora.json
+
+Layers whose updates stayed zero are left out."""
+import argparse
+import json
+import os
+import shutil
+
+from safetensors.torch import load_file, save_file
+
+LIMIT = 33_000_000   # bytes of an adapter in the repository
+
+
+def main():
+    a = argparse.ArgumentParser()
+    for name in ("run", "templates", "recipe"):
+        a.add_argument("--" + name, required=True)
+    a.add_argument("--picture", help="where the picture of the losses goes")
+    a = a.parse_args()
+    tensors = {}
+    for i in (0, 1):
+        tensors.update(load_file(os.path.join(a.run, f"adapter.{i}")))
+    for name in [n for n in tensors if n.endswith(".lora_B.weight") and not tensors[n].any()]:
+        del tensors[name], tensors[name.replace(".lora_B.", ".lora_A.")]
+    assert all(t.isfinite().all() for t in tensors.values())
+    path = os.path.join(a.templates, "adapter.safetensors")
+    save_file({n: tensors[n].contiguous() for n in sorted(tensors)}, path + ".tmp")
+    size = os.path.getsize(path + ".tmp")
+    assert size <= LIMIT, size
+    os.chmod(path + ".tmp", 0o644)
+    os.replace(path + ".tmp", path)
+    with open(os.path.join(a.run, "metrics.json")) as f:
+        metrics = json.load(f)
+    with open(a.recipe, "w") as f:
+        json.dump(metrics, f, indent=1)
+        f.write("\n")
+    if a.picture:
+        shutil.copyfile(os.path.join(a.run, "loss.png"), a.picture)
+    path = os.path.join(a.templates, "msa_protocol.json")
+    with open(path, encoding="utf-8") as f:
+        protocol = json.load(f)
+    protocol["layer_weights"] = metrics["layer_weights"]
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump(protocol, f, indent=1, ensure_ascii=False)
+        f.write("\n")
+    print(f"{len(tensors)} tensors, {size} bytes; layer weights {metrics['layer_weights']}")
+
+
+if __name__ == "__main__":
+    main()
