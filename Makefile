@@ -31,6 +31,13 @@ ifneq ($(CUDA),)
 CUDA_LIB := $(patsubst %/bin/nvcc,%/lib64,$(realpath $(shell command -v $(NVCC))))
 CUDA_LIBS := -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB):/usr/local/cuda/lib64 -Wl,--as-needed -lcublasLt -lcudart_static -ldl -lrt -lstdc++
 endif
+# build/emu, build/emu-*: the CUDA files run on an emulated device (tests/emu/emu.h)
+EMU := $(filter emu emu-%,$(VARIANT))
+ifneq ($(EMU),)
+OPT := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+CUDA_LIBS := -lstdc++
+endif
+compile_emu = $(CXX) -std=c++17 -pthread -Wall -Wno-sign-compare -Werror $(OPT) -Itests/emu/include -I. -MMD -MP $(1) -o $(2)
 compile_cuda = $(NVCC) -std=c++17 -O3 -lineinfo -gencode=arch=compute_90a,code=sm_90a -Werror all-warnings \
           -Xcompiler -Wall,-Wextra,-Werror,-fno-exceptions,-pthread -I. -MMD -MP $(NVCCFLAGS) -c $(1) -o $(2)
 
@@ -43,12 +50,13 @@ EXTRACT_CFLAGS = $(if $(filter ingest/extract/%,$(1)),$(shell pkg-config --cflag
 EXTRACT_LIBS = $(shell pkg-config --libs $(EXTRACT_PKGS))
 LIBS := -ljansson -lpcre2-8 -lstemmer -lxxhash -lcrypto -lm
 
-compile = $(CC) -std=gnu11 -pthread $(WARN) $(OPT) $(if $(OCR),-DMSA_OCR) $(if $(CUDA),-DMSA_CUDA) -I. -I$(B) -MMD -MP \
+compile = $(CC) -std=gnu11 -pthread $(WARN) $(OPT) $(if $(OCR),-DMSA_OCR) $(if $(CUDA)$(EMU),-DMSA_CUDA) -I. -I$(B) -MMD -MP \
           $(call arch,$(1)) $(call EXTRACT_CFLAGS,$(1)) $(CFLAGS) -c $(1) -o $(2)
 link = @echo "  link $@"; $(CC) -pthread $(OPT) $(LDFLAGS) -o $@ $^ $(1) $(LIBS) $(CUDA_LIBS)
 
 members = $(patsubst %.c,$(B)/%.o,$(filter-out %_main.c,$(wildcard $(1)/*.c))) \
-          $(if $(CUDA),$(patsubst %.cu,$(B)/%.o,$(wildcard $(1)/*.cu)))
+          $(if $(CUDA)$(EMU),$(patsubst %.cu,$(B)/%.o,$(wildcard $(1)/*.cu))) \
+          $(if $(EMU),$(if $(filter kernels,$(1)),$(patsubst %.cpp,$(B)/%.o,$(wildcard tests/emu/*.cpp))))
 lib = $(B)/$(1)/lib.a
 # link order runs against the data flow
 ENGINE_LIBS := $(foreach d,engine ingest kernels base,$(call lib,$(d)))
@@ -68,10 +76,23 @@ $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	@echo "  cc   $<"
 	@$(call compile,$<,$@)
+ifneq ($(EMU),)
+$(B)/%.o: %.cpp
+	@mkdir -p $(@D)
+	@echo "  c++  $<"
+	@$(call compile_emu,-c $<,$@)
+$(B)/%.o: %.cu tests/emu/translate.py
+	@mkdir -p $(@D)
+	@echo "  emu  $<"
+	@$(call compile_emu,-x c++ -D__CUDACC__ -E $<,$(@:.o=.ii)) -MT $@ -MF $(@:.o=.d)
+	@python3 tests/emu/translate.py <$(@:.o=.ii) >$(@:.o=.cpp)
+	@$(call compile_emu,-fpreprocessed -c $(@:.o=.cpp),$@) -MF /dev/null
+else
 $(B)/%.o: %.cu
 	@mkdir -p $(@D)
 	@echo "  nvcc $<"
 	@$(call compile_cuda,$<,$@)
+endif
 
 # tables of letters, digits and normal forms, from the Unicode Character Database
 UNICODE_DATA ?= /usr/share/unicode
