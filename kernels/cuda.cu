@@ -81,6 +81,7 @@ msa_rc msa_cuda_args(msa_cuda *c, msa_kern_stream *st, const void *host, int64_t
     msa_rc rc = ring_take(c, bytes, &at, err);
     if (rc < 0)
         return rc;
+    msa_cuda_run_passed(c, bytes);
     memcpy(c->args->pinned + at, host, (size_t)bytes);
     *dev = c->args->device + at;
     MSA_CUDA_TRY(cudaMemcpyAsync(*dev, c->args->pinned + at, (size_t)bytes, cudaMemcpyHostToDevice,

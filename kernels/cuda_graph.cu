@@ -6,7 +6,8 @@
  * block, which one copy takes to the same places of a device block before the graph
  * is launched. There is one device block, for runs of one stream follow each other,
  * and two pinned ones, so that the next run's arrays can be written while the last
- * copy may still read. */
+ * copy may still read. A run of so many arrays that the block might not hold them is
+ * computed at once each time. */
 #include "kernels/cuda_internal.h"
 
 #include <stdlib.h>
@@ -21,6 +22,7 @@ struct run {
     cudaStream_t stream;
     cudaGraph_t graph;
     cudaGraphExec_t exec;   /* NULL: seen once, not recorded yet */
+    bool large;             /* its arrays may not fit the block: it is not recorded */
     int64_t *log;
     int64_t n_log, cap_log;
     cudaGraphNode_t end;    /* the graph's last node */
@@ -35,7 +37,7 @@ struct msa_cuda_graphs {
     run *current;
     int64_t at_log;         /* replay: the next number to compare */
     int slot;
-    int64_t used;           /* bytes of the block */
+    int64_t used;           /* bytes of arrays, in the block or counted */
     bool broken;            /* the log is not whole: the run is not kept */
     msa_rc failed;          /* what noted could not return; end does */
     msa_err why;
@@ -273,6 +275,12 @@ msa_rc msa_cuda_run_args(msa_cuda *c, const void *host, int64_t bytes, void **de
     return MSA_OK;
 }
 
+void msa_cuda_run_passed(msa_cuda *c, int64_t bytes)
+{
+    if (c->graphs->now == AT_ONCE)
+        c->graphs->used += (bytes + ALIGN - 1) / ALIGN * ALIGN;
+}
+
 /* ---- a run ---------------------------------------------------------------------------- */
 
 /* The place of a key, an old run's when all are taken. */
@@ -294,6 +302,7 @@ static run *place_of(msa_cuda_graphs *g, int64_t key, cudaStream_t stream, bool 
     }
     r->key = key;
     r->stream = stream;
+    r->large = false;
     return r;
 }
 
@@ -308,7 +317,7 @@ msa_rc msa_cuda_graph_begin(msa_kern *k, msa_kern_stream *st, int64_t key, msa_e
     g->broken = false;
     g->failed = MSA_OK;
     msa_err_init(&g->why);
-    if (!seen) {
+    if (!seen || g->current->large) {
         g->now = AT_ONCE;
         return MSA_OK;
     }
@@ -355,5 +364,6 @@ msa_rc msa_cuda_graph_end(msa_kern *k, msa_kern_stream *st, msa_err *err)
         g->now = OUTSIDE;
         return rc;
     }
+    r->large = g->used > BLOCK_BYTES / 2; /* recorded, its tables have some room more */
     return g->failed < 0 ? msa_err_set(err, g->failed, g->why.code, "%s", g->why.msg) : MSA_OK;
 }

@@ -102,6 +102,8 @@ void msa_cuda_linear_close(msa_cuda *c);
 msa_rc msa_cuda_graphs_open(msa_cuda *c, msa_err *err);
 void msa_cuda_graphs_close(msa_cuda *c);
 msa_rc msa_cuda_run_args(msa_cuda *c, const void *host, int64_t bytes, void **dev, msa_err *err);
+/* An array that went through the ring: a run is recorded if all of its would fit. */
+void msa_cuda_run_passed(msa_cuda *c, int64_t bytes);
 msa_rc msa_cuda_graph_begin(msa_kern *k, msa_kern_stream *st, int64_t key, msa_err *err);
 msa_rc msa_cuda_graph_end(msa_kern *k, msa_kern_stream *st, msa_err *err);
 void msa_cuda_graph_clear(msa_kern *k);
