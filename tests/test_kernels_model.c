@@ -515,6 +515,36 @@ static void a_run_that_fails_is_abandoned(void **unused)
     }
 }
 
+/* A run whose tables of segments take more than a backend keeps for one. */
+static void runs_of_many_segments(void **unused)
+{
+    (void)unused;
+    enum { SEGS = 250000, LEN = 20, RUNS = 3 };
+    const msa_kern_heads h = {3, 1, 64};
+    const int64_t n = h.H * h.D, rows[2] = {0, 1}, many[2] = {0, SEGS}, none[2] = {0, 0};
+    msa_kern_seg *segs = msa_calloc(SEGS, sizeof *segs); /* none has a row */
+    assert_non_null(segs);
+    MSA_EACH_SUBJECT(s) {
+        msa_rand_seed(57);
+        msa_tensor q = random_tensor(s->k, s->act, n), cache = random_tensor(s->k, s->act, 2 * LEN * h.D);
+        msa_tensor y = msa_tensor_new(s->k, s->act, n);
+        msa_kern_cache c = {cache.p, msa_elem_at(cache.p, s->act, LEN * h.D), LEN};
+        float want[3 * 64], got[3 * 64];
+        OK(msa_kern_attn_memory(s->k, NULL, q.p, n, h, 1, rows, NULL, none, &c, y.p, NULL));
+        msa_tensor_read(&y, want);
+        for (int i = 0; i < RUNS; i++) {
+            OK(msa_kern_graph_begin(s->k, NULL, 3, NULL));
+            OK(msa_kern_attn_memory(s->k, NULL, q.p, n, h, 1, rows, segs, many, &c, y.p, NULL));
+            OK(msa_kern_graph_end(s->k, NULL, NULL));
+            msa_tensor_read(&y, got);
+            msa_check_close(s, got, want, n, msa_attn_bound(s), "a run of many segments");
+        }
+        msa_kern_graph_clear(s->k);
+        msa_tensor_done(&q), msa_tensor_done(&cache), msa_tensor_done(&y);
+    }
+    free(segs);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -525,6 +555,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(sampling_of_the_models),
         cmocka_unit_test(recorded_runs_compute_the_same),
         cmocka_unit_test(a_run_that_fails_is_abandoned),
+        cmocka_unit_test(runs_of_many_segments),
     };
     if (!msa_subjects_open(argc > 1 ? argv[1] : NULL))
         return 1;
