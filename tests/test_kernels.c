@@ -324,6 +324,13 @@ static void best_lists_keep_order_and_ties(void **unused)
         assert_true(got[0].doc == 12 && got[1].doc == 13 && got[2].doc == 22);
         assert_true(got[3].doc == 7 && got[4].doc == 10 && got[5].doc == 11);
         assert_true(got[3].score == -1 && got[4].score == -1 && got[5].score == -2);
+        /* what is offered again stands twice, ties beyond the last place or not */
+        OK(msa_kern_topk_init(k, NULL, 2, K, best.p, NULL));
+        for (int i = 0; i < 2; i++)
+            OK(msa_kern_topk_merge(k, NULL, sc.p, 2, 5, ids.p, alive.p, K, best.p, NULL));
+        msa_tensor_bytes(&best, got);
+        assert_true(got[0].doc == 22 && got[1].doc == 22 && got[2].doc == 1LL << 40);
+        assert_true(got[3].doc == 7 && got[4].doc == 7 && got[5].doc == 21);
         /* every list entry withdrawn or NaN: places stay empty */
         OK(msa_kern_topk_init(k, NULL, 2, K, best.p, NULL));
         msa_tensor none = msa_tensor_raw(k, (uint8_t[]){0, 1, 0, 0, 0}, 5, 1);
