@@ -407,7 +407,9 @@ decode_kernel(msa_cuda_attn_call c, float scale, int max_flat)
     const int g = (int)(unit % c.G), group = c.H / c.G;
     const msa_cuda_attn_seq s = c.seqs[unit / c.G];
     const int n_flat = (int)s.n_rows * group;
-    const int blocks = (int)((s.keys + DECODE_KEYS - 1) / DECODE_KEYS);
+    const bool mine = n_flat > 0 && n_flat <= max_flat;
+    /* nothing is known of the keys of a sequence without rows */
+    const int blocks = mine ? (int)((s.keys + DECODE_KEYS - 1) / DECODE_KEYS) : 0;
     const int share = max((blocks + splits - 1) / splits, (int)DECODE_WARPS);
     const int from = min(split * share, blocks), to = min(from + share, blocks);
     const int first = from + (int)threadIdx.x / 32;
@@ -416,7 +418,7 @@ decode_kernel(msa_cuda_attn_call c, float scale, int max_flat)
     if (first < to)
         key = decode_find(c, s, first_key, g);
     msa_cuda_wait_previous();
-    if (n_flat == 0 || n_flat > max_flat)
+    if (!mine)
         return;
 
     for (int tile = 0; tile * DECODE_ROWS < n_flat; tile++) {
