@@ -72,9 +72,10 @@ static void rows_in_8_bits_are_the_same_everywhere(void **unused)
 typedef struct scan_case {
     msa_kern_heads h;
     msa_reduce head;
-    int64_t C, lens[6]; /* chunks; tokens of each question, then 0 */
+    int64_t C, lens[6]; /* chunks; tokens of each question, then 0; -n: n questions of 1 and 2 */
     bool device;        /* more than a CPU should do in a test */
 } scan_case;
+enum { MANY = 200 };
 
 static const scan_case scans[] = {
     {{9, 3, 64}, MSA_REDUCE_MEAN, 1000, {1}, false},
@@ -92,6 +93,11 @@ static const scan_case scans[] = {
     {{32, 8, 128}, MSA_REDUCE_MEAN, 257, {390, 10}, true},
     {{32, 8, 128}, MSA_REDUCE_MAX, 1000, {64, 3}, true},
     {{4, 2, 20}, MSA_REDUCE_MEAN, 1000, {17, 40}, true},
+    {{9, 3, 64}, MSA_REDUCE_MEAN, 1000, {-70}, false},
+    {{9, 3, 64}, MSA_REDUCE_MEAN, 1000, {-MANY}, true},
+    {{32, 8, 128}, MSA_REDUCE_MEAN, 1000, {-100}, true},
+    {{32, 8, 128}, MSA_REDUCE_MEAN, 1000, {-150}, true},
+    {{32, 8, 128}, MSA_REDUCE_MEAN, 1000, {-MANY}, true},
 };
 
 /* Rows of the case in type kt; I8 with factors. Only `pick` of them (NULL: all). */
@@ -117,9 +123,10 @@ static void bank_rows(msa_kern *k, const float *rk, int64_t stride, msa_dtype kt
 
 static void scan_one(const msa_subject *s, const scan_case *c, msa_reduce query, msa_dtype kt)
 {
-    int64_t starts[7] = {0}, B = 0, T;
-    for (; B < 6 && c->lens[B]; B++)
-        starts[B + 1] = starts[B] + c->lens[B];
+    const bool many = c->lens[0] < 0;
+    int64_t starts[MANY + 1] = {0}, B = 0, T;
+    for (; many ? B < -c->lens[0] : B < 6 && c->lens[B]; B++)
+        starts[B + 1] = starts[B] + (many ? 1 + B % 2 : c->lens[B]);
     T = starts[B];
     const msa_kern_route r = {.h = c->h, .scale = 1, .head = c->head, .query = query};
     const int64_t W = c->h.G * c->h.D, width = msa_kern_route_width(&r), C = c->C;
@@ -161,13 +168,14 @@ static void scans_of_banks_agree(void **unused)
     static const msa_dtype types[] = {MSA_F32, MSA_BF16, MSA_I8};
     MSA_EACH_SUBJECT(s) {
         msa_rand_seed(32);
-        int turn = 0;
-        for (size_t i = 0; i < sizeof scans / sizeof *scans; i++)
-            for (int t = 0; t < 3; t++, turn++)
+        OK(msa_kern_reserve(s->k, &(msa_kern_shape){.queries = MANY}, false, NULL, NULL));
+        OK(msa_kern_reserve(s->ref, &(msa_kern_shape){.queries = MANY}, false, NULL, NULL));
+        for (int i = 0; i < (int)(sizeof scans / sizeof *scans); i++)
+            for (int t = 0; t < 3; t++)
                 /* what is computed does not depend on the act type */
                 if (!scans[i].device || (!s->host && s->act == MSA_BF16))
                     for (int query = 0; query < 3; query++)
-                        if (query == turn % 3 || (scans[i].device && query == MSA_REDUCE_MAX))
+                        if (query == (i + t) % 3 || (scans[i].device && query == MSA_REDUCE_MAX))
                             scan_one(s, &scans[i], (msa_reduce)query, types[t]);
     }
 }
