@@ -246,14 +246,17 @@ static void bank_done(bank *b)
     msa_tensor_done(&b->bytes), msa_tensor_done(&b->scale);
 }
 
-/* B questions of `rows` rows each, with `segs` documents and `own` cached rows. */
+/* B questions of `rows` rows each (0: of 1, 40, 0 and 2 by turns), with `segs` documents
+ * and `own` cached rows. */
 static void memory_case(const msa_subject *s, msa_kern_heads h, int64_t B, int64_t rows, int64_t segs,
                         int64_t own, int types)
 {
     enum { ROWS = 90 };
     const int64_t W = h.G * h.D, stride = W + (types & 4 ? 8 : types & 8 ? 3 : 0), q_stride = h.H * h.D + 2 * W;
-    const int64_t M = B * rows, n = M * h.H * h.D, cap = own + B;
-    int64_t row_start[65], seg_start[65];
+    int64_t row_start[65] = {0}, seg_start[65];
+    for (int64_t i = 0; i < B; i++)
+        row_start[i + 1] = row_start[i] + (rows ? rows : (int64_t[]){1, 40, 0, 2}[i % 4]);
+    const int64_t M = row_start[B], n = M * h.H * h.D, cap = own + B;
     float *q = msa_rand_new(M * q_stride, 2), *x = msa_rand_new(2 * ROWS * stride, 2);
     float *cache = msa_rand_new(2 * cap * W, 2), *out[2];
     int64_t first[1024], len[1024];
@@ -272,7 +275,6 @@ static void memory_case(const msa_subject *s, msa_kern_heads h, int64_t B, int64
             seg[i] = bank_seg(&b, (msa_dtype[]){MSA_BF16, MSA_I8, MSA_F32, MSA_I8}[types & 3 ? types & 3 : i & 3],
                               first[i], len[i], ROWS, stride, h.G);
         for (int64_t i = 0; i <= B; i++) {
-            row_start[i] = i * rows;
             seg_start[i] = i * segs;
             if (i < B)
                 c[i] = (msa_kern_cache){tc.p, msa_elem_at(tc.p, s->act, cap * W), own + i};
@@ -298,6 +300,7 @@ static void memory_attention_of_the_models(void **unused)
         memory_case(s, (msa_kern_heads){3, 1, 64}, 3, 1, 5, 40, 0);
         memory_case(s, (msa_kern_heads){4, 1, 128}, 2, 5, 3, 30, 1);
         memory_case(s, (msa_kern_heads){2, 2, 17}, 2, 3, 4, 9, 8);
+        memory_case(s, (msa_kern_heads){2, 1, 64}, 3, 0, 4, 40, 0);
         if (s->host)
             continue;
         for (int types = 0; types < 12; types++) {
@@ -307,6 +310,8 @@ static void memory_attention_of_the_models(void **unused)
         memory_case(s, (msa_kern_heads){32, 8, 128}, 64, 1, 16, 130, 0);
         memory_case(s, (msa_kern_heads){32, 8, 128}, 1, 1, 16, 500, 1);
         memory_case(s, (msa_kern_heads){8, 2, 128}, 1, 150, 16, 700, 0);
+        memory_case(s, (msa_kern_heads){8, 2, 128}, 9, 0, 5, 60, 0);
+        memory_case(s, (msa_kern_heads){9, 3, 64}, 6, 0, 7, 60, 0);
         memory_case(s, (msa_kern_heads){3, 1, 64}, 2, 129, 3, 129, 1);
     }
 }
