@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "engine/engine.h"
+#include "kernels/dtype.h"
 #include "models/gguf_convert.h"
 #include "tests/support_checkpoint.h"
 #include "tests/support_fuzz.h"
@@ -358,11 +359,11 @@ static msa_buf make_model(change c)
     return finish(&b);
 }
 
-static msa_rc convert(change c, const char *dir, msa_err *err)
+static msa_rc convert(change c, const char *dir, const msa_safetensors *adapter, msa_err *err)
 {
     msa_buf file = make_model(c);
     msa_gguf *g = parse(&file);
-    msa_rc rc = msa_gguf_convert(g, dir, msa_config_text, NULL, err);
+    msa_rc rc = msa_gguf_convert(g, dir, msa_config_text, adapter, err);
     msa_gguf_close(g);
     msa_buf_free(&file);
     return rc;
@@ -387,7 +388,7 @@ static void becomes_a_folder_that_opens(void **state)
     (void)state;
     for (int untied = 0; untied < 2; untied++) {
         msa_err_init(&err);
-        if (convert((change){.untied = untied}, dir, &err) < 0 ||
+        if (convert((change){.untied = untied}, dir, NULL, &err) < 0 ||
             msa_model_peek(dir, &c, NULL, fingerprint, answer_id, &bytes, &err) < 0)
             fail_msg("%s", err.msg);
         assert_true(c.tied == !untied && !c.qk_norm && !c.decoupled);
@@ -428,9 +429,120 @@ static void refuses_other_models(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         msa_err err;
         msa_err_init(&err);
-        assert_int_equal(convert(cases[i].c, dir, &err), MSA_FAILED);
+        assert_int_equal(convert(cases[i].c, dir, NULL, &err), MSA_FAILED);
         if (err.code != MSA_E_CONFIG || strstr(err.msg, cases[i].word) == NULL)
             fail_msg("no \"%s\" in: %s", cases[i].word, err.msg);
+    }
+    msa_test_folder_free(dir);
+}
+
+/* ---- updates -------------------------------------------------------------------------------- */
+
+enum { RANK = 2 };
+#define Q "model.layers.1.self_attn.q_proj"
+#define DOWN "model.layers.0.mlp.down_proj"
+#define ROUTER "model.layers.1.self_attn.router_q_proj.0.weight"
+
+/* A good adapter: updates of one matrix whose rows are put back in order and of
+ * one that is not square, and a router's projection. */
+static void make_adapter(msa_test_tensors *w)
+{
+    *w = (msa_test_tensors){0};
+    msa_test_tensor_add(w, Q ".lora_A.weight", MSA_ST_F16, RANK, E);
+    msa_test_tensor_add(w, Q ".lora_B.weight", MSA_ST_F16, H * D, RANK);
+    msa_test_tensor_add(w, DOWN ".lora_A.weight", MSA_ST_BF16, RANK, I);
+    msa_test_tensor_add(w, DOWN ".lora_B.weight", MSA_ST_F32, E, RANK);
+    msa_test_tensor_add(w, ROUTER, MSA_ST_F16, H * D, E);
+}
+
+static msa_rc convert_with(msa_test_tensors *w, const char *dir, msa_err *err)
+{
+    msa_safetensors *adapter = NULL;
+    msa_err_init(err);
+    msa_test_tensors_write(w, 0, w->n, dir, "adapter.safetensors");
+    char *path = msa_file_join(dir, "adapter.safetensors");
+    assert_int_equal(msa_safetensors_open(path, &adapter, err), MSA_OK);
+    msa_rc rc = convert((change){0}, dir, adapter, err);
+    msa_safetensors_close(adapter);
+    free(path);
+    return rc;
+}
+
+/* Row r of NAME.weight [.., cols]: row `from` of the file's matrix, and of B A, rounded once. */
+static void expect_row(const msa_safetensors *s, const char *name, bool updated, int64_t r, int64_t cols,
+                       const char *matrix, int64_t from)
+{
+    char weight[96], a[96], b[96];
+    snprintf(weight, sizeof weight, "%s.weight", name);
+    snprintf(a, sizeof a, "%s.lora_A.weight", name);
+    snprintf(b, sizeof b, "%s.lora_B.weight", name);
+    const msa_st_tensor *t = msa_safetensors_find(s, weight);
+    assert_true(t != NULL && t->dtype == MSA_ST_BF16);
+    for (int64_t c = 0; c < cols; c++) {
+        float want = msa_test_value(matrix, from * cols + c);
+        for (int64_t k = 0; updated && k < RANK; k++)
+            want += msa_test_value(b, r * RANK + k) * msa_test_value(a, k * cols + c);
+        assert_int_equal(((const uint16_t *)t->data)[r * cols + c], msa_f32_to_bf16(want));
+    }
+}
+
+static void merges_updates(void **state)
+{
+    char *dir = msa_test_folder_new();
+    msa_test_tensors w;
+    msa_safetensors *s = NULL;
+    msa_err err;
+    (void)state;
+    make_adapter(&w);
+    if (convert_with(&w, dir, &err) < 0)
+        fail_msg("%s", err.msg);
+    char *model = msa_file_join(dir, "model.safetensors");
+    assert_int_equal(msa_safetensors_open(model, &s, NULL), MSA_OK);
+    static const int64_t from[] = {0, 2, 1, 3, 4, 6, 5, 7};   /* halves out of pairs, head by head */
+    for (int64_t r = 0; r < H * D; r++)
+        expect_row(s, Q, true, r, E, "blk.1.attn_q.weight", from[r]);
+    for (int64_t r = 0; r < E; r++)
+        expect_row(s, DOWN, true, r, I, "blk.0.ffn_down.weight", r);
+    expect_row(s, "model.layers.1.mlp.down_proj", false, 3, I, "blk.1.ffn_down.weight", 3);
+    expect_row(s, "model.embed_tokens", false, 5, E, "token_embd.weight", 5);
+    assert_int_equal(msa_safetensors_find(s, "model.norm.weight")->dtype, MSA_ST_F32);
+    const msa_st_tensor *router = msa_safetensors_find(s, ROUTER), *given = msa_test_tensor(&w, ROUTER);
+    assert_true(router != NULL && router->dtype == MSA_ST_F16);
+    assert_memory_equal(router->data, given->data, given->bytes);
+    assert_null(msa_safetensors_find(s, Q ".lora_A.weight"));
+    msa_safetensors_close(s);
+    msa_test_tensors_free(&w);
+    free(model);
+    msa_test_folder_free(dir);
+}
+
+static void refuses_false_updates(void **state)
+{
+    static const struct {
+        const char *drop, *add;
+        msa_st_dtype dtype;
+        int64_t rows, cols;
+        const char *word;
+    } cases[] = {{Q ".lora_B.weight", NULL, 0, 0, 0, "one half of an update"},
+                 {Q ".lora_A.weight", NULL, 0, 0, 0, "one half of an update"},
+                 {DOWN ".lora_A.weight", DOWN ".lora_A.weight", MSA_ST_F16, RANK, I + 1, "not the shape"},
+                 {DOWN ".lora_A.weight", DOWN ".lora_A.weight", MSA_ST_F16, RANK + 1, I, "not the shape"},
+                 {DOWN ".lora_B.weight", DOWN ".lora_B.weight", MSA_ST_F16, E + 1, RANK, "not the shape"},
+                 {DOWN ".lora_A.weight", DOWN ".lora_A.weight", MSA_ST_I32, RANK, I, "integer"},
+                 {ROUTER, "model.layers.2.mlp.up_proj.lora_A.weight", MSA_ST_F16, RANK, E, "does not have"}};
+    char *dir = msa_test_folder_new();
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        msa_test_tensors w;
+        msa_err err;
+        make_adapter(&w);
+        msa_test_tensor_drop(&w, cases[i].drop);
+        if (cases[i].add != NULL)
+            msa_test_tensor_add(&w, cases[i].add, cases[i].dtype, cases[i].rows, cases[i].cols);
+        assert_int_equal(convert_with(&w, dir, &err), MSA_FAILED);
+        if (err.code != MSA_E_CONFIG || strstr(err.msg, cases[i].word) == NULL)
+            fail_msg("case %d: no \"%s\" in: %s", (int)i, cases[i].word, err.msg);
+        msa_test_tensors_free(&w);
     }
     msa_test_folder_free(dir);
 }
@@ -447,6 +559,7 @@ int main(void)
         cmocka_unit_test(dequantises), cmocka_unit_test(reads_metadata),
         cmocka_unit_test(a_file_cut_anywhere_is_refused), cmocka_unit_test(refuses_false_files),
         cmocka_unit_test(becomes_a_folder_that_opens), cmocka_unit_test(refuses_other_models),
+        cmocka_unit_test(merges_updates), cmocka_unit_test(refuses_false_updates),
         cmocka_unit_test(replays_the_fuzz_seeds)};
     return cmocka_run_group_tests_name("gguf", tests, NULL, NULL);
 }
