@@ -403,8 +403,7 @@ decode_kernel(msa_cuda_attn_call c, float scale, int max_flat)
     msa_cuda_let_next();
     cg::cluster_group cluster = cg::this_cluster();
     const int splits = (int)cluster.num_blocks(), split = (int)cluster.block_rank();
-    const int64_t unit = blockIdx.x / splits;
-    const int g = (int)(unit % c.G), group = c.H / c.G;
+    const int unit = (int)blockIdx.x / splits, g = unit % c.G, group = c.H / c.G;
     const msa_cuda_attn_seq s = c.seqs[unit / c.G];
     const int n_flat = (int)s.n_rows * group;
     const bool mine = n_flat > 0 && n_flat <= max_flat;
