@@ -135,6 +135,11 @@ $(B)/msa-extract: $(B)/ingest/extract/extract_main.o $(EXTRACT_OBJS)
 $(B)/msa-gguf: $(B)/models/gguf_main.o $(MODELS_OBJS)
 	$(call link,)
 
+ifneq ($(EMU),)
+EMU_TESTS := $(filter %/test_kernels %/test_kernels_args %/test_kernels_model %/test_kernels_bank,$(TESTS))
+$(EMU_TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/support_kernels.o $(call lib,kernels) $(call lib,base)
+	@echo "  link $@"; $(CC) -pthread $(OPT) -o $@ $^ -lcmocka $(LIBS) $(CUDA_LIBS)
+endif
 $(B)/tests/%: $(B)/tests/%.o $(B)/tests/lib.a $(call lib,jobs) $(MODELS_OBJS) $(EXTRACT_OBJS)
 	@echo "  link $@"; $(CC) -pthread $(OPT) $(LDFLAGS) -o $@ $< -Wl,--start-group $(filter %.a,$^) -Wl,--end-group \
 	  -Wl,--as-needed -lcmocka -ldnnl $(EXTRACT_LIBS) $(LIBS) $(CUDA_LIBS)

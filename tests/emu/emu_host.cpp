@@ -8,6 +8,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* MSA_EMU_TESTS: the tests of a cmocka program that run, with * and ?. */
+extern "C" __attribute__((weak)) void cmocka_set_test_filter(const char *pattern);
+
+__attribute__((constructor)) static void choose_tests(void)
+{
+    if (cmocka_set_test_filter && getenv("MSA_EMU_TESTS"))
+        cmocka_set_test_filter(getenv("MSA_EMU_TESTS"));
+}
+
+/* ---- errors ------------------------------------------------------------------------ */
+
 static thread_local cudaError_t last;
 
 static cudaError_t set(cudaError_t e)

@@ -61,7 +61,7 @@ def assembly(s):
     out, at = [], 0
     while (m := found.search(s, at)) is not None:
         end = closing(s, m.end() - 1)
-        sections = split(s[m.end():end - 1].replace('::', ': :'), ':')
+        sections = split(s[m.end():end - 1], ':')
         operands = []
         for section, call in zip(sections[1:3], ('msa_emu_out', 'msa_emu_in')):
             for o in split(section, ','):
