@@ -148,7 +148,8 @@ const msa_emu_slots &msa_emu_meet(unsigned mask, const void *give, size_t n, con
         w->line = line;
     } else if (w->line != line || strcmp(w->what, what) != 0)
         msa_emu_fail("line %d: %s, while other lanes of the warp are at line %d: %s", line, what, w->line, w->what);
-    memcpy(w->slot[turn & 1][t->lane], give, n);
+    if (n > 0)
+        memcpy(w->slot[turn & 1][t->lane], give, n);
     if (++w->arrived == 32) {
         w->arrived = 0;
         w->turn++;
