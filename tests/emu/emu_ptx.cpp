@@ -439,8 +439,10 @@ static void product_of_group(frame *f)
     p->right = place_of(f, get(f, b), !p->whole && get(f, held ? b + 4 : b + 5));
     p->add = get(f, b + 1);
     msa_emu_append(&t->groups[t->n_groups], p);
-    if (msa_emu_at_once())
-        msa_emu_happen_all(&t->groups[t->n_groups]);
+    if (!msa_emu_at_once())
+        return;
+    for (int i = 0; i <= t->n_groups; i++) /* in order */
+        msa_emu_happen_all(&t->groups[i]);
 }
 
 static void group_commit(frame *f)
