@@ -51,7 +51,7 @@ SMOKE = {"batch": 4, "block": 2, "answers": 1, "plain": 1, "plain_length": 16, "
 # for two processor cores and an hour: several questions share their evidence, and
 # gradients are those of the updates alone
 TWO_CORES = {"batch": 18, "block": 18, "near": True, "answer_tokens": 1900, "plain": 2, "plain_length": 128, "plain_kept": 64, "cap": 144,
-             "first": 8, "evidence_cap": 128, "mine_at": (), "asked": 60, "heldout_plain": 16, "checkpoint": 120,
+             "first": 8, "evidence_cap": 128, "mine_at": (), "asked": 60, "heldout_plain": 96, "checkpoint": 120,
              "rank": 16, "rates": (1.2e-3, 1e-3, 5e-3), "warm": 8, "questions": 7, "none": 0.26, "negatives": 0.15,
              "longest_answer": 32, "pool": 500, "tell": 5,
              "learn": {"squad_train_part": 0.36, "nq_qed_train": 0.14, "cuad": 0.30, "hybridqa_ottqa": 0.04, "covidqa": 0.08, "tatqa_dev": 0.08}}

@@ -145,7 +145,7 @@ class Packed:
 class Model:
     def __init__(self, t, device, rank, seed=0, dtype=torch.bfloat16, thin=False, first=0):
         """thin: gradients by Thin; layers below `first` stay the base's then."""
-        self.device, self.dtype, self.thin, self.first = device, dtype, thin, first
+        self.device, self.dtype, self.thin, self.first, self.merged = device, dtype, thin, first, 0
         generator = torch.Generator().manual_seed(seed)
         self.embed = t["token_embd.weight"].to(device, dtype)
         self.last_norm = t["output_norm.weight"].to(device)
@@ -165,11 +165,12 @@ class Model:
 
     @torch.no_grad()
     def merge(self):
-        """Sets the weights of the forward pass."""
+        """Sets the weights of the forward pass; those below `first` once."""
+        low, self.merged = self.merged, self.first
         for p, parts in PACKS.items():
-            whole = torch.cat([torch.baddbmm(self.w0[n], self.b[n], self.a[n]) for n in parts], 1)
-            for i in range(LAYERS):
-                self.w[p][i].copy_(whole[i])
+            whole = torch.cat([torch.baddbmm(self.w0[n][low:], self.b[n][low:], self.a[n][low:]) for n in parts], 1)
+            for w, new in zip(self.w[p][low:], whole):
+                w.copy_(new)
 
     def parameters(self):
         return list(self.a.values()), list(self.b.values())
