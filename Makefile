@@ -77,6 +77,7 @@ $(B)/%.o: %.c
 	@echo "  cc   $<"
 	@$(call compile,$<,$@)
 ifneq ($(EMU),)
+$(B)/tests/emu/emu_run.o: OPT := -O2 -g
 $(B)/%.o: %.cpp
 	@mkdir -p $(@D)
 	@echo "  c++  $<"
@@ -137,6 +138,7 @@ $(B)/msa-gguf: $(B)/models/gguf_main.o $(MODELS_OBJS)
 
 ifneq ($(EMU),)
 EMU_TESTS := $(filter %/test_kernels %/test_kernels_args %/test_kernels_model %/test_kernels_bank,$(TESTS))
+EMU_TESTS += $(B)/tests/emu/emu_test
 $(EMU_TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/support_kernels.o $(call lib,kernels) $(call lib,base)
 	@echo "  link $@"; $(CC) -pthread $(OPT) -o $@ $^ -lcmocka $(LIBS) $(CUDA_LIBS)
 endif
@@ -213,6 +215,14 @@ cuda-runs: $(CUDA_RUNS)
 ## make test-cuda    what needs a GPU: every operation against the reference, golden cases
 test-cuda: cuda
 	@tests/test_cuda.sh build/cuda
+
+## make test-emu     the CUDA kernels on an emulated device, threads in three orders (needs no CUDA)
+.PHONY: test-emu
+test-emu:
+	@$(MAKE) --no-print-directory VARIANT=emu -j$$(nproc) build/emu/tests/emu/emu_test build/emu/tests/test_kernels
+	@for seed in 0 1 2; do echo "== seed $$seed"; export MSA_EMU_SEED=$$seed; build/emu/tests/emu/emu_test || exit 1; \
+	  for t in 'norm*' 'rope*' 'attention*' 'pool*' 'routing*' 'best*' 'linear*' 'rows_agree' 'cache*'; do \
+	    MSA_EMU_TESTS=$$t build/emu/tests/test_kernels cuda:0 || exit 1; done; done
 
 ## make bench-cuda   speed on the device, each figure beside its ceiling measured in the same run
 .PHONY: bench-cuda

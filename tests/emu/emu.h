@@ -83,7 +83,7 @@ template <class F, class... A> static void msa_emu_launch(const msa_emu_config &
 
 /* ---- a thread and what surrounds it ------------------------------------------------------ */
 
-enum { MSA_EMU_ARENA = 256 << 10, MSA_EMU_SHARED = 227 << 10, MSA_EMU_BARRIERS = 16, MSA_EMU_SLOT = 32 };
+enum { MSA_EMU_ARENA = 256 << 10, MSA_EMU_SHARED = 227 << 10, MSA_EMU_BARRIERS = 16, MSA_EMU_SLOT = 32, MSA_EMU_GROUPS = 4 };
 
 struct msa_emu_barrier {
     uint32_t arrived, turn;
@@ -141,7 +141,7 @@ struct msa_emu_thread {
     int line;
     uint32_t cluster_turn;          /* between arrival at the cluster's barrier and the wait */
     msa_emu_later *copies;          /* the thread's own, oldest first */
-    msa_emu_later *groups[32];      /* committed groups of products; the last is being built */
+    msa_emu_later *groups[MSA_EMU_GROUPS]; /* committed groups of products; the last is being built */
     int n_groups;
 };
 

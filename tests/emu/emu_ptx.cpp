@@ -448,7 +448,7 @@ static void product_of_group(frame *f)
 static void group_commit(frame *f)
 {
     meet(f, NULL, 0);
-    if (++msa_emu_self->n_groups == 31)
+    if (++msa_emu_self->n_groups == MSA_EMU_GROUPS)
         msa_emu_fail("line %d: too many groups of products", f->p->line);
 }
 

@@ -8,12 +8,22 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#else
-#define ASAN_POISON_MEMORY_REGION(at, n) ((void)(at), (void)(n))
-#define ASAN_UNPOISON_MEMORY_REGION(at, n) ((void)(at), (void)(n))
-#endif
+/* This file is compiled without AddressSanitizer, which the kernels are compiled with:
+ * what may be touched of shared memory is told to it. */
+extern "C" __attribute__((weak)) void __asan_poison_memory_region(const volatile void *at, size_t n);
+extern "C" __attribute__((weak)) void __asan_unpoison_memory_region(const volatile void *at, size_t n);
+
+static void forbid(const char *at, size_t n)
+{
+    if (__asan_poison_memory_region)
+        __asan_poison_memory_region(at, n);
+}
+
+static void allow(const char *at, size_t n)
+{
+    if (__asan_unpoison_memory_region)
+        __asan_unpoison_memory_region(at, n);
+}
 
 /* ---- changing stacks ------------------------------------------------------------------ */
 
@@ -146,7 +156,7 @@ const msa_emu_slots &msa_emu_meet(unsigned mask, const void *give, size_t n, con
     if (w->arrived == 0) {
         w->what = what;
         w->line = line;
-    } else if (w->line != line || strcmp(w->what, what) != 0)
+    } else if (w->line != line || w->what != what)
         msa_emu_fail("line %d: %s, while other lanes of the warp are at line %d: %s", line, what, w->line, w->what);
     if (n > 0)
         memcpy(w->slot[turn & 1][t->lane], give, n);
@@ -239,7 +249,7 @@ static void *arena_take(msa_emu_block *b, size_t bytes, size_t align)
     if (b->bytes > MSA_EMU_SHARED || at + (int64_t)bytes + GAP > MSA_EMU_ARENA)
         msa_emu_fail("%lld bytes of shared memory", (long long)b->bytes);
     b->used = at + (int64_t)bytes;
-    ASAN_UNPOISON_MEMORY_REGION(b->arena + at, bytes);
+    allow(b->arena + at, bytes);
     memset(b->arena + at, 0xff, bytes); /* NaNs */
     return b->arena + at;
 }
@@ -296,7 +306,7 @@ static void arena_open(msa_emu_block *b)
         b->used = MSA_EMU_ARENA;
     }
     if (b->used > ARENA_START)
-        ASAN_POISON_MEMORY_REGION(b->arena, MSA_EMU_ARENA);
+        forbid(b->arena, MSA_EMU_ARENA);
     memset(b->statics, 0, (size_t)n_statics * sizeof *b->statics);
     b->used = ARENA_START;
     b->bytes = 0;
@@ -316,7 +326,7 @@ static void thread_main(void)
     t->done = true;
     /* what a block held is gone with its last thread */
     if (--b->alive == 0 && b->used > ARENA_START)
-        ASAN_POISON_MEMORY_REGION(b->arena, MSA_EMU_ARENA);
+        forbid(b->arena, MSA_EMU_ARENA);
     msa_emu_switch(&t->sp, scheduler);
 }
 
@@ -327,8 +337,10 @@ static void resume(msa_emu_thread *t)
     blockIdx = t->block->index;
     if (!t->stack) {
         t->stack = stack_take();
-        /* below the place of a return address: thread_main's own, and six registers */
-        void **top = (void **)(t->stack + STACK_BYTES) - 1;
+        /* below the place of a return address: thread_main's own, and six registers. Tops
+         * of stacks at like addresses would push each other out of the caches. */
+        static unsigned color;
+        void **top = (void **)(t->stack + STACK_BYTES - color++ % 61 * 192) - 1;
         *--top = (void *)thread_main;
         for (int i = 0; i < 6; i++)
             *--top = NULL;

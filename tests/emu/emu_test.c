@@ -228,6 +228,108 @@ static void scans(void **unused)
     }
 }
 
+/* ---- a recorded step, tokens ------------------------------------------------------------------ */
+
+/* A step of 2 questions, once or (longer) twice, with arrays that depend on its number;
+ * out: x [2, 128] afterwards. */
+typedef struct step_state {
+    msa_kern_weight *qkv, *o;
+    msa_tensor gamma, x, xn, row, att, pos, cache;
+} step_state;
+
+static void step_run(msa_kern *k, step_state *t, msa_dtype act, int64_t key, int step, bool longer, float *out)
+{
+    enum { B = 2, E = 128, CAP = 40 };
+    const msa_kern_heads h = {2, 1, 64};
+    const int64_t width = 4 * 64, pos[B] = {step, step + 7}, rows[B + 1] = {0, 1, 2}, none[B + 1] = {0};
+    float x[B * E];
+    msa_rand_seed(90 + (uint64_t)step);
+    for (int i = 0; i < B * E; i++)
+        x[i] = msa_rand_unit();
+    OK(msa_kern_copy(k, NULL, t->x.p, x, sizeof x, NULL));
+    OK(msa_kern_copy(k, NULL, t->pos.p, pos, sizeof pos, NULL));
+    if (key)
+        OK(msa_kern_graph_begin(k, NULL, key, NULL));
+    for (int i = 0; i < (longer ? 2 : 1); i++) {
+        void *ck[B], *cv[B];
+        msa_kern_cache c[B];
+        for (int b = 0; b < B; b++) {
+            ck[b] = (void *)msa_elem_at(t->cache.p, act, ((b + step) % B * 2) * CAP * 64);
+            cv[b] = (void *)msa_elem_at(t->cache.p, act, ((b + step) % B * 2 + 1) * CAP * 64);
+            c[b] = (msa_kern_cache){ck[b], cv[b], pos[b] + 1};
+        }
+        OK(msa_kern_rms_norm(k, NULL, t->x.p, t->gamma.p, 1e-6f, B, E, t->xn.p, NULL));
+        OK(msa_kern_linear(k, NULL, t->qkv, t->xn.p, B, t->row.p, MSA_LINEAR_ACT, NULL));
+        OK(msa_kern_qk_rope(k, NULL, t->row.p, B, h, NULL, NULL, 0, t->pos.p, 1e4, NULL));
+        OK(msa_kern_cache_store(k, NULL, t->row.p, h, B, rows, ck, cv, pos, NULL));
+        OK(msa_kern_attn_memory(k, NULL, t->row.p, width, h, B, rows, NULL, none, c, t->att.p, NULL));
+        OK(msa_kern_linear(k, NULL, t->o, t->att.p, B, t->x.p, MSA_LINEAR_ADD, NULL));
+    }
+    if (key)
+        OK(msa_kern_graph_end(k, NULL, NULL));
+    msa_tensor_read(&t->x, out);
+}
+
+static step_state step_new(msa_kern *k, msa_dtype act)
+{
+    step_state t;
+    msa_rand_seed(75);
+    float *w = msa_rand_new(256 * 128, 0.1f), *cache = msa_rand_new(4 * 40 * 64, 1);
+    OK(msa_kern_weight_new(k, w, MSA_F32, 256, 128, &t.qkv, NULL));
+    OK(msa_kern_weight_new(k, w, MSA_F32, 128, 128, &t.o, NULL));
+    t.gamma = msa_tensor_of(k, MSA_F32, w, 128);
+    t.x = msa_tensor_new(k, MSA_F32, 256), t.xn = msa_tensor_new(k, act, 256);
+    t.row = msa_tensor_new(k, act, 512), t.att = msa_tensor_new(k, act, 256);
+    t.pos = msa_tensor_new(k, MSA_I8, 16), t.cache = msa_tensor_of(k, act, cache, 4 * 40 * 64);
+    free(w), free(cache);
+    return t;
+}
+
+static void step_done(msa_kern *k, step_state *t)
+{
+    msa_tensor *all[] = {&t->gamma, &t->x, &t->xn, &t->row, &t->att, &t->pos, &t->cache};
+    for (int i = 0; i < 7; i++)
+        msa_tensor_done(all[i]);
+    msa_kern_weight_free(k, t->qkv), msa_kern_weight_free(k, t->o);
+}
+
+static void recorded_steps(void **unused)
+{
+    (void)unused;
+    MSA_EACH_SUBJECT(s) {
+        step_state ours = step_new(s->k, s->act), ref = step_new(s->ref, s->act);
+        for (int step = 0; step < 9; step++) {
+            float got[256], want[256];
+            const bool longer = step == 4 || step > 5; /* other than what was recorded */
+            step_run(s->k, &ours, s->act, 3, step, longer, got);
+            step_run(s->ref, &ref, s->act, 3, step, longer, want);
+            msa_check_close(s, got, want, 256, s->act == MSA_F32 ? 1e-11 : 1e-4, "a recorded step");
+        }
+        msa_kern_graph_clear(s->k);
+        step_done(s->k, &ours), step_done(s->ref, &ref);
+    }
+}
+
+static void tokens(void **unused)
+{
+    (void)unused;
+    enum { B = 3, V = 1300 };
+    MSA_EACH_SUBJECT(s) {
+        msa_rand_seed(76);
+        float *x = msa_rand_new(B * V, 6);
+        const msa_kern_sample p[B] = {{1, 0.9f, 0.7f}, {0, 1, 0}, {0.3f, 1, 0.2f}};
+        int32_t ids[2][B];
+        for (int side = 0; side < 2; side++) {
+            msa_kern *k = side ? s->ref : s->k;
+            msa_tensor t = msa_tensor_of(k, MSA_F32, x, B * V);
+            OK(msa_kern_sample_tokens(k, NULL, t.p, B, V, p, ids[side], NULL));
+            msa_tensor_done(&t);
+        }
+        assert_memory_equal(ids[0], ids[1], sizeof ids[0]);
+        free(x);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -235,6 +337,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(packed_attention),
         cmocka_unit_test(memory_attention),
         cmocka_unit_test(scans),
+        cmocka_unit_test(recorded_steps),
+        cmocka_unit_test(tokens),
     };
     if (!msa_subjects_open(argc > 1 ? argv[1] : "cuda:0"))
         return 1;
