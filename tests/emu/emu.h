@@ -1,5 +1,5 @@
 /* CUDA's execution model on the CPU, for tests of kernels without a GPU: each CUDA
- * thread is a fiber, the blocks of a cluster live at the same time, clusters of a launch
+ * thread is a fiber, the blocks of a cluster live at the same time, clusters of a launch run
  * one after the other. Threads change places only where they wait: at barriers, in
  * collectives of a warp, at mbarriers.
  *
@@ -53,16 +53,26 @@ struct msa_emu_config {
 struct msa_emu_job {
     virtual ~msa_emu_job() {}
     virtual void run() = 0;
+    /* a kernel that may begin early: its first blocks run until they wait for the kernel
+     * before, which has not run yet */
+    virtual bool kernel() { return false; }
+    virtual bool follows() { return false; }
+    virtual void begin() {}
 };
 
-/* Runs or records a job; takes it. */
+/* Runs or records a job; takes it. A kernel runs when the next job of its stream is
+ * there, so that one which follows it has begun by then. */
 void msa_emu_submit(cudaStream_t s, msa_emu_job *job);
 
 struct msa_emu_kernel : msa_emu_job {
     msa_emu_config c;
-    explicit msa_emu_kernel(const msa_emu_config &c_) : c(c_) {}
+    struct running *begun;
+    explicit msa_emu_kernel(const msa_emu_config &c_) : c(c_), begun(nullptr) {}
     virtual void thread() = 0;
     void run() override;
+    bool kernel() override { return true; }
+    bool follows() override { return c.follow; }
+    void begin() override;
 };
 
 /* Whether a launch of this shape is valid; else the error is left for cudaGetLastError. */
@@ -157,6 +167,7 @@ void msa_emu_wait(const volatile uint32_t *word, uint32_t mask, uint32_t equal, 
  * at [l]. */
 typedef char msa_emu_slots[32][MSA_EMU_SLOT];
 const msa_emu_slots &msa_emu_meet(unsigned mask, const void *give, size_t n, const char *what, int line);
+void msa_emu_wait_previous(int line);
 void msa_emu_sync(int barrier, unsigned threads, int line);
 void msa_emu_cluster_arrive(void);
 void msa_emu_cluster_wait(void);

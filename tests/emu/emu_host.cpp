@@ -1,9 +1,10 @@
-/* The runtime's host side: memory that knows what it is, streams that do everything at
- * once, graphs, and cuBLASLt's products. */
+/* The runtime's host side: memory that knows what it is, streams that do nothing
+ * side by side, graphs, and cuBLASLt's products. */
 #include <cublasLt.h>
 #include <cudaTypedefs.h>
 
 #include <cuda_bf16.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,7 +78,6 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device)
 }
 
 cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : set(cudaErrorInvalidValue); }
-cudaError_t cudaDeviceSynchronize(void) { return cudaSuccess; }
 
 cudaError_t cudaGetDriverEntryPointByVersion(const char *name, void **f, unsigned, unsigned long long,
                                              cudaDriverEntryPointQueryResult *found)
@@ -127,8 +127,11 @@ static cudaError_t take(void **p, size_t bytes, cudaMemoryType type)
     return cudaSuccess;
 }
 
+static void finish_all(void);
+
 static cudaError_t release(void *p)
 {
+    finish_all(); /* what is queued may use it */
     for (piece **at = &pieces; *at; at = &(*at)->next)
         if ((*at)->at == p) {
             piece *m = *at;
@@ -176,18 +179,62 @@ struct msa_emu_graph {
 };
 
 struct msa_emu_stream {
+    msa_emu_stream *next;
     msa_emu_graph *capture;
+    msa_emu_job *held;     /* a kernel that waits for the next job; NULL: none */
+    bool owned;            /* no graph's */
 };
+static msa_emu_stream *streams;
 
 struct msa_emu_event {
     int unused;
 };
 
+/* One thread at a time works on the device. */
+static pthread_mutex_t working = PTHREAD_MUTEX_INITIALIZER;
+
+static void finish_held(cudaStream_t s)
+{
+    msa_emu_job *job = s->held;
+    s->held = nullptr;
+    if (job)
+        job->run();
+    if (job && s->owned)
+        delete job;
+}
+
+static void finish(cudaStream_t s)
+{
+    pthread_mutex_lock(&working);
+    finish_held(s);
+    pthread_mutex_unlock(&working);
+}
+
+static void finish_all(void)
+{
+    for (msa_emu_stream *s = streams; s; s = s->next)
+        finish(s);
+}
+
+static void put(cudaStream_t s, msa_emu_job *job, bool owned)
+{
+    pthread_mutex_lock(&working);
+    if (job == s->held)
+        finish_held(s);
+    if (s->held && job->follows())
+        job->begin();
+    finish_held(s);
+    s->held = job;
+    s->owned = owned;
+    if (!job->kernel())
+        finish_held(s);
+    pthread_mutex_unlock(&working);
+}
+
 void msa_emu_submit(cudaStream_t s, msa_emu_job *job)
 {
-    if (!s || !s->capture) {
-        job->run();
-        delete job;
+    if (!s->capture) {
+        put(s, job, true);
         return;
     }
     msa_emu_node *node = new msa_emu_node{nullptr, job, true};
@@ -228,20 +275,36 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s)
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
 {
-    *s = new msa_emu_stream{nullptr};
+    *s = new msa_emu_stream{streams, nullptr, nullptr, false};
+    streams = *s;
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t s)
 {
+    finish(s);
+    for (msa_emu_stream **at = &streams; *at; at = &(*at)->next)
+        if (*at == s) {
+            *at = s->next;
+            break;
+        }
     delete s;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceSynchronize(void)
+{
+    finish_all();
     return cudaSuccess;
 }
 
 /* Waiting while a stream is captured breaks the capture. */
 static cudaError_t outside_capture(cudaStream_t s)
 {
-    return s && s->capture ? set(cudaErrorStreamCaptureInvalidated) : cudaSuccess;
+    if (s->capture)
+        return set(cudaErrorStreamCaptureInvalidated);
+    finish(s);
+    return cudaSuccess;
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t s) { return outside_capture(s); }
@@ -305,11 +368,11 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t g, unsigned 
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s)
 {
-    if (outside_capture(s) != cudaSuccess)
-        return last;
+    if (s->capture)
+        return set(cudaErrorStreamCaptureInvalidated);
     for (msa_emu_node *node = exec->first; node; node = node->next)
         if (node->enabled)
-            node->job->run();
+            put(s, node->job, false);
     return cudaSuccess;
 }
 
@@ -317,6 +380,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) { return cudaSuccess; }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t g)
 {
+    finish_all(); /* its last job may be held */
     while (g->first) {
         msa_emu_node *node = g->first;
         g->first = node->next;

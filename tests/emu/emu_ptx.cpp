@@ -202,6 +202,7 @@ static void map_rank(frame *f)
     put(f, 0, ((uint32_t)get(f, 1) & 0xffffff) | (rank + 1) << 24);
 }
 
+static void wait_previous(frame *f) { msa_emu_wait_previous(f->p->line); }
 static void cluster_arrive(frame *) { msa_emu_cluster_arrive(); }
 static void cluster_wait(frame *) { msa_emu_cluster_wait(); }
 
@@ -483,7 +484,8 @@ static const struct {
     {"prefetch.tensormap", nothing},
     {"fence.", nothing},
     {"setmaxnreg.", together},
-    {"griddepcontrol.", nothing},
+    {"griddepcontrol.wait", wait_previous},
+    {"griddepcontrol.launch_dependents", nothing},
     {"cvt.rn.bf16x2.f32", pack},
     {"ex2.approx.ftz.f32", exp2_approx},
     {"sub.rn.bf16x2", sub_pair},

@@ -1,7 +1,6 @@
 /* Fibers, the order in which they run, barriers, collectives and shared memory. */
 #include "tests/emu/emu.h"
 
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -372,30 +371,47 @@ static void deadlock(const msa_emu_thread *threads, int n)
     abort();
 }
 
-static void cluster_run(msa_emu_cluster *c, msa_emu_thread *threads, int n, int *order)
+/* A cluster of a kernel. */
+struct running {
+    msa_emu_cluster cluster;
+    msa_emu_thread *threads;
+    msa_emu_warp *warps;
+    int *order;
+    int n, left;
+};
+
+/* 1 while a kernel begins before the one in front of it has run. */
+static uint32_t previous_runs;
+
+void msa_emu_wait_previous(int line)
 {
-    for (int left = n; left > 0;) {
-        bool moved = false;
-        for (int i = 0; i < n; i++) {
-            msa_emu_thread *t = &threads[order[i]];
+    msa_emu_wait(&previous_runs, 1, 1, "the kernel before", line);
+}
+
+/* Runs until all threads have ended; while the kernel before runs, until all wait. */
+static void cluster_go(running *r)
+{
+    blockDim = r->cluster.kernel->c.block;
+    gridDim = r->cluster.kernel->c.grid;
+    for (bool moved = true; r->left > 0 && (moved || !previous_runs);) {
+        moved = false;
+        for (int i = 0; i < r->n; i++) {
+            msa_emu_thread *t = &r->threads[r->order[i]];
             if (t->done || (t->word && (*t->word & t->mask) == t->equal))
                 continue;
             resume(t);
-            left -= t->done;
+            r->left -= t->done;
             moved = true;
         }
         if (unit_jobs && (!moved || msa_emu_at_once())) {
-            msa_emu_self = &threads[0]; /* shared addresses name their block themselves */
             happen_first(&unit_jobs);
-            msa_emu_self = NULL;
             moved = true;
         }
-        if (!moved && left > 0)
-            deadlock(threads, n);
+        if (!moved && r->left > 0 && !previous_runs)
+            deadlock(r->threads, r->n);
     }
     if (unit_jobs)
         msa_emu_fail("a cluster ended before the copies that it began");
-    (void)c;
 }
 
 static void order_fill(int *order, int n)
@@ -410,52 +426,89 @@ static void order_fill(int *order, int n)
     }
 }
 
+/* Cluster number i of a kernel, its threads at their beginning; blocks keep their arenas. */
+static void cluster_begin(running *r, msa_emu_kernel *k, int64_t i, int64_t n_clusters)
+{
+    const msa_emu_config &c = k->c;
+    const unsigned per = c.block.x * c.block.y * c.block.z, n_warps = (per + 31) / 32;
+    const int64_t first = (seed_of() == 1 ? n_clusters - 1 - i : i) * c.cluster;
+    r->cluster.barrier = {0, 0};
+    r->left = r->n;
+    memset(r->threads, 0, (size_t)r->n * sizeof *r->threads);
+    for (unsigned w = 0; w < n_warps * c.cluster; w++)
+        r->warps[w].arrived = r->warps[w].turn = 0;
+    for (unsigned rank = 0; rank < c.cluster; rank++) {
+        msa_emu_block *b = &r->cluster.blocks[rank];
+        const int64_t at = first + rank;
+        arena_open(b);
+        b->cluster = &r->cluster;
+        b->rank = rank;
+        b->index = {(unsigned)(at % c.grid.x), (unsigned)(at / c.grid.x % c.grid.y),
+                    (unsigned)(at / c.grid.x / c.grid.y)};
+        b->alive = (int)per;
+        b->warps = r->warps + rank * n_warps;
+        memset(b->barriers, 0, sizeof b->barriers);
+        for (unsigned t = 0; t < per; t++) {
+            msa_emu_thread *own = &r->threads[rank * per + t];
+            own->block = b;
+            own->index = {t % c.block.x, t / c.block.x % c.block.y, t / c.block.x / c.block.y};
+            own->warp = t / 32;
+            own->lane = t % 32;
+        }
+    }
+    if (i == 0 || seed_of() > 1)
+        order_fill(r->order, r->n);
+}
+
+static int64_t clusters_of(const msa_emu_config &c)
+{
+    return (int64_t)c.grid.x * c.grid.y * c.grid.z / c.cluster;
+}
+
+/* Two kernels at a time: one that runs and one that has begun. */
+static msa_emu_block blocks[2][8];
+static bool taken[2];
+
+static running *running_new(msa_emu_kernel *k)
+{
+    const int place = taken[0];
+    const msa_emu_config &c = k->c;
+    const unsigned per = c.block.x * c.block.y * c.block.z;
+    running *r = (running *)calloc(1, sizeof *r);
+    if (!r || taken[place])
+        msa_emu_fail("no place for a kernel");
+    taken[place] = true;
+    r->n = (int)(per * c.cluster);
+    r->cluster = {k, blocks[place], c.cluster, {0, 0}};
+    r->threads = (msa_emu_thread *)malloc((size_t)r->n * sizeof *r->threads);
+    r->order = (int *)malloc((size_t)r->n * sizeof *r->order);
+    r->warps = (msa_emu_warp *)malloc((size_t)((per + 31) / 32) * c.cluster * sizeof *r->warps);
+    if (!r->threads || !r->order || !r->warps)
+        msa_emu_fail("no memory for threads");
+    cluster_begin(r, k, 0, clusters_of(c));
+    return r;
+}
+
+void msa_emu_kernel::begin()
+{
+    begun = running_new(this);
+    previous_runs = 1;
+    cluster_go(begun);
+    previous_runs = 0;
+}
+
 void msa_emu_kernel::run()
 {
-    static pthread_mutex_t one = PTHREAD_MUTEX_INITIALIZER;
-    static msa_emu_block blocks[16]; /* keep their arenas */
-    pthread_mutex_lock(&one);
-    blockDim = c.block;
-    gridDim = c.grid;
-    const int per = (int)(c.block.x * c.block.y * c.block.z), n = per * (int)c.cluster, n_warps = (per + 31) / 32;
-    msa_emu_thread *threads = (msa_emu_thread *)malloc((size_t)n * sizeof *threads);
-    int *order = (int *)malloc((size_t)n * sizeof *order);
-    msa_emu_warp *warps = (msa_emu_warp *)malloc((size_t)n_warps * c.cluster * sizeof *warps);
-    if (!threads || !order || !warps)
-        msa_emu_fail("no memory for threads");
-    const int64_t n_clusters = (int64_t)c.grid.x * c.grid.y * c.grid.z / c.cluster;
-    for (int64_t i = 0; i < n_clusters; i++) {
-        const int64_t first = (seed_of() == 1 ? n_clusters - 1 - i : i) * c.cluster;
-        msa_emu_cluster cluster = {this, blocks, c.cluster, {0, 0}};
-        memset(threads, 0, (size_t)n * sizeof *threads);
-        for (int w = 0; w < n_warps * (int)c.cluster; w++)
-            warps[w].arrived = warps[w].turn = 0;
-        for (unsigned r = 0; r < c.cluster; r++) {
-            msa_emu_block *b = &blocks[r];
-            const int64_t at = first + r;
-            arena_open(b);
-            b->cluster = &cluster;
-            b->rank = r;
-            b->index = {(unsigned)(at % c.grid.x), (unsigned)(at / c.grid.x % c.grid.y),
-                        (unsigned)(at / c.grid.x / c.grid.y)};
-            b->alive = per;
-            b->warps = warps + r * (unsigned)n_warps;
-            memset(b->barriers, 0, sizeof b->barriers);
-            for (int t = 0; t < per; t++) {
-                msa_emu_thread *own = &threads[(int)r * per + t];
-                own->block = b;
-                own->index = {(unsigned)t % c.block.x, (unsigned)t / c.block.x % c.block.y,
-                              (unsigned)t / c.block.x / c.block.y};
-                own->warp = (unsigned)t / 32;
-                own->lane = (unsigned)t % 32;
-            }
-        }
-        if (i == 0 || seed_of() > 1)
-            order_fill(order, n);
-        cluster_run(&cluster, threads, n, order);
+    running *r = begun ? begun : running_new(this);
+    begun = nullptr;
+    cluster_go(r);
+    for (int64_t i = 1, n = clusters_of(c); i < n; i++) {
+        cluster_begin(r, this, i, n);
+        cluster_go(r);
     }
-    free(threads);
-    free(order);
-    free(warps);
-    pthread_mutex_unlock(&one);
+    taken[r->cluster.blocks == blocks[1]] = false;
+    free(r->threads);
+    free(r->order);
+    free(r->warps);
+    free(r);
 }
