@@ -101,9 +101,10 @@ static msa_rc add_words(builder *b, const uint64_t *terms, int64_t n, msa_err *e
         b->sorted = more;
         b->cap_sorted = n;
     }
-    if (n > 0)
+    if (n > 0) {
         memcpy(b->sorted, terms, (size_t)n * sizeof *terms);
-    qsort(b->sorted, (size_t)n, sizeof *b->sorted, rising);
+        qsort(b->sorted, (size_t)n, sizeof *b->sorted, rising);
+    }
     for (int64_t i = 0, j; i < n; i = j) {
         for (j = i + 1; j < n && b->sorted[j] == b->sorted[i];)
             j++;
@@ -244,7 +245,8 @@ static msa_rc put_postings(builder *b, int fd, const char *path, msa_err *err)
             break;
         free(b->parts[i].held);
         b->parts[i].held = NULL;
-        qsort(all, (size_t)n, sizeof *all, by_term);
+        if (n > 0)
+            qsort(all, (size_t)n, sizeof *all, by_term);
         rc = put_lists(b, all, n, fd, path, err);
     }
     free(all);
