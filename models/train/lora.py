@@ -55,7 +55,11 @@ TWO_CORES = {"batch": 18, "block": 18, "near": True, "answer_tokens": 1900, "pla
              "rank": 16, "rates": (1.2e-3, 1e-3, 5e-3), "warm": 8, "questions": 7, "none": 0.26, "negatives": 0.15,
              "longest_answer": 32, "pool": 500, "tell": 5,
              "learn": {"squad_train_part": 0.36, "nq_qed_train": 0.14, "cuad": 0.30, "hybridqa_ottqa": 0.04, "covidqa": 0.08, "tatqa_dev": 0.08}}
-SIZES = {"full": FULL, "smoke": SMOKE, "two-cores": TWO_CORES}
+# its last minutes: fewer questions without an answer, answers of every kind and length
+TWO_CORES_END = {**TWO_CORES, "none": 0.08, "longest_answer": 64, "rates": (3e-3, 2e-3, 5e-3),
+                 "learn": {"squad_train_part": 0.24, "nq_qed_train": 0.16, "cuad": 0.26, "hybridqa_ottqa": 0.03, "covidqa": 0.05,
+                           "tatqa_dev": 0.04, "medquad": 0.12, "bioasq_6b-8b_golden": 0.10}}
+SIZES = {"full": FULL, "smoke": SMOKE, "two-cores": TWO_CORES, "two-cores-end": TWO_CORES_END}
 RANK = 32
 RATE_LOW, RATE_ROUTER, RATE_SCALAR = 8e-4, 5e-4, 5e-3
 WARM = 40              # steps
@@ -410,6 +414,8 @@ class Trainer:
             for p, q in zip(self.low + sum(self.routers.parameters(), []), x["parameters"]):
                 p.copy_(q)
         self.opt.load_state_dict(x["opt"])
+        for g, rate in zip(self.opt.param_groups, self.metrics["config"]["rates"]):
+            g["peak"] = rate
         self.rng.bit_generator.state = x["rng"]
         self.log, self.first = x["log"], x["first"]
         self.began = time.time() - max(self.seconds(), x["seconds"])

@@ -85,13 +85,17 @@ class Data:
 
     def where(self, body, q):
         """Where the tokens of q's answer begin in these of a passage; -1: nowhere."""
-        want, at = self.q_answer[q].astype(np.uint16).tobytes(), -1
-        if len(want) < 4:
+        want = self.q_answer[q].astype(np.uint16)
+        if len(want) < 2:
             return -1
         body = body.astype(np.uint16).tobytes()
-        while (at := body.find(want, at + 1)) >= 0:
-            if at % 2 == 0:
-                return at // 2
+        for first in (want[0], self.bare[want[0]]):   # behind a space, or where a line begins
+            if first < 0:
+                continue
+            text, at = np.concatenate([[first], want[1:]]).astype(np.uint16).tobytes(), -1
+            while (at := body.find(text, at + 1)) >= 0:
+                if at % 2 == 0:
+                    return at // 2
         return -1
 
     def holds(self, p, q):
@@ -147,7 +151,8 @@ class Data:
             holding = [n for n, body in enumerate(bodies) if self.where(body, j) >= 0]
             if gold in shown:
                 n = [int(p) for p in chosen].index(gold)
-                return int(item[n]) if n in holding else -1
+                told = n in holding or self.text(self.q_answer[j]).strip().lower() in ("yes", "no")
+                return int(item[n]) if told else -1
             return -1 if holding or shown & set(self.q_positives[j].tolist()) else 0
 
         at = sum(map(len, ids))
