@@ -2,9 +2,9 @@
 """Trains low-rank updates of the base and its routers, for routing and answering,
 on one GPU, within a given time, and measures what came of it.
 
-    python3 lora.py --weights w1 w2 d1 --data d1 --routers models/templates/adapter.safetensors --out OUT --seconds 560
+    python3 lora.py --weights w1 w2 d1 --data d1 --routers ROUTERS.safetensors --out OUT --seconds 560
 
-OUT gets adapter.0 and adapter.1 (safetensors, float16), metrics.json, log.csv,
+ROUTERS is an adapter of the first step (routers.py), without updates. OUT gets adapter.0 and adapter.1 (safetensors, float16), metrics.json, log.csv,
 loss.png. --smoke runs all of it in a minute or two without a GPU, to no purpose
 but to see that it runs."""
 import os
@@ -82,6 +82,8 @@ class Trainer:
         self.say(f"data: {len(self.data.q_set)} questions, {len(self.data.p_set)} passages; {len(blob)} bytes of weights")
         self.model = Model(tensors(table, blob), self.device, c.get("rank", RANK), a.seed, thin="first" in c, first=c.get("first", 0))
         old = load_file(a.routers)
+        if any(".lora_" in name for name in old):  # its routers were trained with updates that the start lacks
+            raise SystemExit(f"{a.routers}: holds low-rank updates; the start is an adapter of the first step, routers alone")
         wq, wk = (torch.stack([old[f"model.layers.{i}.self_attn.router_{x}_proj.0.weight"] for i in ROUTER_LAYERS]) for x in "qk")
         self.routers = Routers(wq, wk, math.log(60.0), self.device)
         self.choose()
