@@ -13,15 +13,21 @@ import sys
 text = sys.stdin.read()
 
 
+def end_of_string(s, at):
+    """Index of the quote that closes the one at `at`."""
+    at += 1
+    while s[at] != '"':
+        at += 2 if s[at] == '\\' else 1
+    return at
+
+
 def closing(s, at):
     """Index behind the bracket that closes the one at `at`; strings are skipped."""
     depth = 0
     while True:
         c = s[at]
         if c == '"':
-            at += 1
-            while s[at] != '"':
-                at += 2 if s[at] == '\\' else 1
+            at = end_of_string(s, at)
         elif c in '([{':
             depth += 1
         elif c in ')]}':
@@ -37,9 +43,7 @@ def split(s, by):
     while at < len(s):
         c = s[at]
         if c == '"':
-            at += 1
-            while s[at] != '"':
-                at += 2 if s[at] == '\\' else 1
+            at = end_of_string(s, at)
         elif c in '([{':
             depth += 1
         elif c in ')]}':
