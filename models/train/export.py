@@ -4,7 +4,8 @@ the trained layer weights in msa_protocol.json.
 
     python3 export.py --run OUT --templates models/templates --recipe models/train/lora.json
 
-Layers whose updates stayed zero are left out."""
+Layers whose updates stayed zero are left out. The recipe is metrics.json without the
+samples of answers; what people wrote into it (data, history) stays."""
 import argparse
 import json
 import os
@@ -13,6 +14,7 @@ import shutil
 from safetensors.torch import load_file, save_file
 
 LIMIT = 33_000_000   # bytes of an adapter in the repository
+WRITTEN = ("data", "history")   # what no run writes
 
 
 def main():
@@ -35,8 +37,17 @@ def main():
     os.replace(path + ".tmp", path)
     with open(os.path.join(a.run, "metrics.json")) as f:
         metrics = json.load(f)
+    recipe = {}
+    if os.path.exists(a.recipe):
+        with open(a.recipe) as f:
+            old = json.load(f)
+        recipe = {key: old[key] for key in WRITTEN if key in old}
+    for key, value in metrics.items():
+        if isinstance(value, dict):
+            value = {k: v for k, v in value.items() if not k.endswith("_samples")}
+        recipe[key] = value
     with open(a.recipe, "w") as f:
-        json.dump(metrics, f, indent=1)
+        json.dump(recipe, f, indent=1)
         f.write("\n")
     if a.picture:
         shutil.copyfile(os.path.join(a.run, "loss.png"), a.picture)
