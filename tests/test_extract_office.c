@@ -341,6 +341,20 @@ static void epub_spine(void **state)
            "page 3 OPS/c.xhtml\n", "warn part_missing", "text \"\\f\"", "end partial part_missing");
 }
 
+/* Without a chapter it is read as an archive, and each of its files once. */
+static void epub_without_chapters(void **state)
+{
+    (void)state;
+    static const part parts[] = {
+        {"mimetype", "application/epub+zip"},
+        {"META-INF/container.xml", "<container><rootfiles><rootfile full-path=\"b.opf\"/></rootfiles></container>"},
+        {"b.opf", "<package><manifest/><spine/></package>"},
+        {"notes.txt", "a note"},
+    };
+    EXPECT("a.epub", parts, "begin 0 0 epub a.epub\n", "begin 1 0 ", "begin 1 1 ", "begin 1 2 ", "begin 1 3 text notes.txt\n",
+           "text \"a note", "end ok");
+}
+
 /* ---- packages in general ---------------------------------------------------- */
 
 static void encrypted_documents(void **state)
@@ -562,6 +576,7 @@ int main(void)
         cmocka_unit_test(odf_text),
         cmocka_unit_test(odf_sheets_repeat),
         cmocka_unit_test(epub_spine),
+        cmocka_unit_test(epub_without_chapters),
         cmocka_unit_test(encrypted_documents),
         cmocka_unit_test(ole_containers),
         cmocka_unit_test(embedded_documents_are_members),

@@ -164,7 +164,8 @@ void msa_extract_epub(msa_extract *x, msa_input *in, const msa_format *f, msa_re
             r->code = NULL;
             msa_result_set(r, MSA_EXTRACT_FAILED, "encrypted", "the book is encrypted");
         }
-        msa_office_rest(&o, is_attachment);
+        if (b.chapters > 0 || r->outcome == MSA_EXTRACT_FAILED)
+            msa_office_rest(&o, is_attachment); /* else they are members of the archive */
     }
     for (int64_t i = 0; i < b.n_items; i++) {
         free(b.items[i].id);
