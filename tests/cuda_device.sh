@@ -6,7 +6,7 @@
 #       memcheck or racecheck (the tests of kernels under compute-sanitizer)
 # BUILD: another folder than build/cuda. BACKEND: another device than cuda:0.
 # LIMIT: seconds after which a step is stopped (default 240), so that a kernel that
-# hangs costs its step alone.
+# hangs costs its step alone; a test that racecheck does not finish in it exits 124.
 set -u
 cd "$(dirname "$0")/.."
 logs=${1:?a folder for logs}; shift
@@ -25,10 +25,18 @@ for part; do
     case $part in
     tests) limit=$((8 * limit)) step tests tests/test_cuda.sh "$B" ;; # limits its own steps
     bench) step bench "$B/tests/bench_cuda" "$backend" ;;
-    memcheck | racecheck)
+    memcheck)
         for t in test_kernels test_kernels_model test_kernels_bank; do
             step "$part-$t" compute-sanitizer --tool "$part" --error-exitcode 9 "$B/tests/$t" "$backend"
         done ;;
+    racecheck) # hundreds of times slower: each test alone, eight at a time
+        for t in test_kernels test_kernels_model test_kernels_bank; do
+            sed -n "s/.*cmocka_unit_test(\([a-z0-9_]*\)).*/$t \1/p" tests/$t.c
+        done | B=$B backend=$backend limit=$limit logs=$logs xargs -P 8 -L 1 bash -c '
+            timeout -k 5 "$limit" compute-sanitizer --tool racecheck --error-exitcode 9 \
+                "$B/tests/$0" "$backend" "$1" >"$logs/racecheck-$0-$1.log" 2>&1
+            printf "racecheck %-50s exit %3d\n" "$0 $1" $? | tee -a "$logs/racecheck.log"'
+        grep -q "exit *[1-9]" "$logs/racecheck.log" && failed=1 ;;
     *) echo "cuda_device.sh: no part is called $part" >&2; exit 64 ;;
     esac
 done

@@ -466,5 +466,7 @@ int main(int argc, char **argv)
     };
     if (!msa_subjects_open(argc > 1 ? argv[1] : NULL))
         return 1;
+    if (argc > 2)
+        cmocka_set_test_filter(argv[2]); /* racecheck takes minutes for some: one at a time */
     return cmocka_run_group_tests(tests, NULL, msa_subjects_close);
 }
