@@ -188,7 +188,7 @@ static msa_rc event_new(msa_kern *k, msa_kern_event **out, msa_err *err)
 {
     MSA_CUDA_TRY(cudaSetDevice(msa_cuda_of(k)->device));
     cudaEvent_t e;
-    MSA_CUDA_TRY(cudaEventCreateWithFlags(&e, cudaEventDisableTiming | cudaEventBlockingSync));
+    MSA_CUDA_TRY(cudaEventCreateWithFlags(&e, cudaEventBlockingSync));
     *out = (msa_kern_event *)e;
     return MSA_OK;
 }
@@ -216,6 +216,15 @@ static msa_rc event_wait(msa_kern *k, msa_kern_event *e, msa_err *err)
 static msa_rc stream_wait(msa_kern *k, msa_kern_stream *st, msa_kern_event *e, msa_err *err)
 {
     MSA_CUDA_TRY(cudaStreamWaitEvent(msa_cuda_stream(k, st), (cudaEvent_t)e, 0));
+    return MSA_OK;
+}
+
+static msa_rc event_seconds(msa_kern *k, msa_kern_event *from, msa_kern_event *to, double *seconds, msa_err *err)
+{
+    (void)k;
+    float ms = 0;
+    MSA_CUDA_TRY(cudaEventElapsedTime(&ms, (cudaEvent_t)from, (cudaEvent_t)to));
+    *seconds = ms * 1e-3;
     return MSA_OK;
 }
 
@@ -344,6 +353,7 @@ static const msa_kern_ops ops = {
     .event_record = event_record,
     .event_wait = event_wait,
     .stream_wait = stream_wait,
+    .event_seconds = event_seconds,
     .graph_begin = msa_cuda_graph_begin,
     .graph_end = msa_cuda_graph_end,
     .graph_clear = msa_cuda_graph_clear,

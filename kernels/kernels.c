@@ -125,28 +125,40 @@ const char *const *msa_kern_names(void)
     return names;
 }
 
+static msa_rc open_named(const char *name, const msa_kern_opts *o, msa_kern **out, msa_err *err)
+{
+    if (strcmp(name, "auto") == 0) {
+        /* the first is the best; the one behind it always works */
+        msa_err why;
+        msa_err_init(&why);
+        msa_rc rc = backends[0].open(backends[0].name, o, out, &why);
+        if (rc == MSA_OK || why.code != MSA_E_UNAVAILABLE)
+            return rc == MSA_OK ? rc : msa_err_set(err, rc, why.code, "%s", why.msg);
+        return backends[1].open(backends[1].name, o, out, err);
+    }
+    size_t stem = strcspn(name, ":");
+    for (int i = 0; i < N_BACKENDS; i++)
+        if (strlen(backends[i].name) == stem && strncmp(name, backends[i].name, stem) == 0)
+            return backends[i].open(name, o, out, err);
+    return msa_err_set(err, MSA_FAILED, MSA_E_UNAVAILABLE, "backend \"%s\" is not built in", name);
+}
+
 msa_rc msa_kern_open(const char *name, const msa_kern_opts *opts, msa_kern **out, msa_err *err)
 {
     REFUSE_NULL(name);
     REFUSE_NULL(out);
     msa_kern_opts o = opts ? *opts : (msa_kern_opts){.act = MSA_F32};
+    int64_t total;
     *out = NULL;
     REFUSE(!storage_type(o.act), "the activation type must be f32 or bf16");
     REFUSE(o.n_threads < 0, "a negative number of threads");
-    if (strcmp(name, "auto") == 0) {
-        /* the first is the best; the one behind it always works */
-        msa_err why;
-        msa_err_init(&why);
-        msa_rc rc = backends[0].open(backends[0].name, &o, out, &why);
-        if (rc == MSA_OK || why.code != MSA_E_UNAVAILABLE)
-            return rc == MSA_OK ? rc : msa_err_set(err, rc, why.code, "%s", why.msg);
-        return backends[1].open(backends[1].name, &o, out, err);
+    REFUSE(o.memory_bytes < 0, "a negative amount of memory");
+    msa_rc rc = open_named(name, &o, out, err);
+    if (rc == MSA_OK) {
+        (*out)->memory_bytes = o.memory_bytes;
+        (*out)->ops->mem_info(*out, &total, &(*out)->free_at_open);
     }
-    size_t stem = strcspn(name, ":");
-    for (int i = 0; i < N_BACKENDS; i++)
-        if (strlen(backends[i].name) == stem && strncmp(name, backends[i].name, stem) == 0)
-            return backends[i].open(name, &o, out, err);
-    return msa_err_set(err, MSA_FAILED, MSA_E_UNAVAILABLE, "backend \"%s\" is not built in", name);
+    return rc;
 }
 
 void msa_kern_close(msa_kern *k)
@@ -159,6 +171,12 @@ void msa_kern_info_get(const msa_kern *k, msa_kern_info *out)
 {
     *out = k->info;
     k->ops->mem_info(k, &out->mem_total_bytes, &out->mem_free_bytes);
+    if (k->memory_bytes > 0) {
+        const int64_t used = k->free_at_open > out->mem_free_bytes ? k->free_at_open - out->mem_free_bytes : 0;
+        const int64_t left = k->memory_bytes > used ? k->memory_bytes - used : 0;
+        out->mem_total_bytes = out->mem_total_bytes < k->memory_bytes ? out->mem_total_bytes : k->memory_bytes;
+        out->mem_free_bytes = out->mem_free_bytes < left ? out->mem_free_bytes : left;
+    }
 }
 
 msa_rc msa_kern_reserve(msa_kern *k, const msa_kern_shape *max, bool dry_run, int64_t *bytes,
@@ -269,6 +287,15 @@ msa_rc msa_kern_stream_wait(msa_kern *k, msa_kern_stream *st, msa_kern_event *e,
 {
     REFUSE_NULL(k);
     return e ? k->ops->stream_wait(k, st, e, err) : MSA_OK;
+}
+
+msa_rc msa_kern_event_seconds(msa_kern *k, msa_kern_event *from, msa_kern_event *to, double *seconds,
+                              msa_err *err)
+{
+    REFUSE_NULL(k);
+    REFUSE_NULL(seconds);
+    *seconds = 0;
+    return from && to ? k->ops->event_seconds(k, from, to, seconds, err) : MSA_OK;
 }
 
 msa_rc msa_kern_graph_begin(msa_kern *k, msa_kern_stream *st, int64_t key, msa_err *err)

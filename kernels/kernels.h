@@ -57,6 +57,7 @@ typedef struct msa_kern_weight msa_kern_weight;
 typedef struct msa_kern_opts {
     msa_dtype act;  /* MSA_F32 or MSA_BF16 */
     int n_threads;  /* CPU backends: 0 = all cores this process may use */
+    int64_t memory_bytes; /* what msa_kern_info may tell of the device's memory; 0: all of it */
 } msa_kern_opts;
 
 typedef struct msa_kern_info {
@@ -66,7 +67,9 @@ typedef struct msa_kern_info {
     bool native_bf16;        /* the device multiplies bfloat16 in hardware */
     int n_threads;
     int64_t batch_tokens;    /* rows M of a prefill batch that it likes best */
-    int64_t mem_total_bytes, mem_free_bytes; /* device memory; the host's on a CPU */
+    int64_t mem_total_bytes, mem_free_bytes; /* device memory; the host's on a CPU;
+                                              * of memory_bytes, what was free at the
+                                              * opening and is no more is used */
     bool host_memory;        /* device pointers can be read by the host */
 } msa_kern_info;
 
@@ -125,6 +128,10 @@ void msa_kern_event_free(msa_kern *k, msa_kern_event *e);
 msa_rc msa_kern_event_record(msa_kern *k, msa_kern_stream *st, msa_kern_event *e, msa_err *err);
 msa_rc msa_kern_event_wait(msa_kern *k, msa_kern_event *e, msa_err *err);
 msa_rc msa_kern_stream_wait(msa_kern *k, msa_kern_stream *st, msa_kern_event *e, msa_err *err);
+/* *seconds that the device took from one mark to a later one, both of which the host
+ * has waited for; 0 where events may be NULL. */
+msa_rc msa_kern_event_seconds(msa_kern *k, msa_kern_event *from, msa_kern_event *to, double *seconds,
+                              msa_err *err);
 
 /* A run of operations that is repeated with the same operations, shapes and device
  * pointers, while what its host arrays hold (borders, segments, cache lengths)

@@ -32,6 +32,7 @@ typedef struct msa_kern_ops {
     msa_rc (*event_record)(msa_kern *k, msa_kern_stream *st, msa_kern_event *e, msa_err *err);
     msa_rc (*event_wait)(msa_kern *k, msa_kern_event *e, msa_err *err);
     msa_rc (*stream_wait)(msa_kern *k, msa_kern_stream *st, msa_kern_event *e, msa_err *err);
+    msa_rc (*event_seconds)(msa_kern *k, msa_kern_event *from, msa_kern_event *to, double *seconds, msa_err *err);
 
     /* NULL: operations compute at once, and there is nothing to record */
     msa_rc (*graph_begin)(msa_kern *k, msa_kern_stream *st, int64_t key, msa_err *err);
@@ -104,6 +105,7 @@ typedef struct msa_kern_ops {
 struct msa_kern {
     const msa_kern_ops *ops;
     msa_kern_info info;   /* the memory fields are filled by mem_info when asked */
+    int64_t memory_bytes, free_at_open; /* msa_kern_opts's, and what was free then; kept by kernels.c */
     msa_kern_shape cap;   /* the reservation, kept by kernels.c */
 };
 

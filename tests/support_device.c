@@ -254,6 +254,17 @@ static msa_rc event_wait(msa_kern *k, msa_kern_event *e, msa_err *err)
     return e->st ? wait_for(e->st, e->mark, err) : D.dead ? gone(err) : MSA_OK;
 }
 
+/* Its clock ticks once an operation that is queued. */
+static msa_rc event_seconds(msa_kern *k, msa_kern_event *from, msa_kern_event *to, double *seconds, msa_err *err)
+{
+    (void)k, (void)err;
+    assert_true(from->st && to->st && from->mark <= to->mark);
+    if ((from->st->first && from->st->first->id <= from->mark) || (to->st->first && to->st->first->id <= to->mark))
+        fail_msg("time between marks that nobody waited for");
+    *seconds = (double)(to->mark - from->mark);
+    return MSA_OK;
+}
+
 typedef struct wait_node {
     node n;
     msa_kern_event e;
@@ -556,6 +567,7 @@ void msa_test_device_begin(msa_kern *k)
     D.ops.event_record = event_record;
     D.ops.event_wait = event_wait;
     D.ops.stream_wait = stream_wait;
+    D.ops.event_seconds = event_seconds;
     D.ops.graph_begin = graph_begin;
     D.ops.graph_end = graph_end;
     D.ops.graph_clear = graph_clear;

@@ -156,6 +156,11 @@ static void backends_and_reservations(void **unused)
         assert_true(info.mem_total_bytes > info.mem_free_bytes && info.mem_free_bytes > 0);
         assert_true(info.batch_tokens > 0 && info.n_threads >= 0 && strlen(info.device) > 0);
         k = NULL;
+        OK(msa_kern_open(s->name, &(msa_kern_opts){.act = s->act, .n_threads = 1, .memory_bytes = 1 << 20}, &k, NULL));
+        msa_kern_info_get(k, &info);
+        assert_true(info.mem_total_bytes == 1 << 20 && info.mem_free_bytes >= 0 && info.mem_free_bytes <= 1 << 20);
+        msa_kern_close(k);
+        k = NULL;
         OK(msa_kern_open(s->name, &(msa_kern_opts){.act = s->act, .n_threads = 1}, &k, NULL));
         int64_t bytes = -1, again = -1;
         OK(msa_kern_reserve(k, &msa_test_shape, true, &bytes, NULL));
