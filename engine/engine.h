@@ -31,6 +31,7 @@ typedef struct msa_model_opts {
     msa_dtype compute;     /* act type: MSA_F32 or MSA_BF16 */
     bool compute_auto;     /* bf16 where the device multiplies it in hardware, else f32 */
     int n_threads;         /* 0: all */
+    int64_t device_bytes;  /* of a card's memory for all that is on it; 0: what is free */
 } msa_model_opts;
 
 /* config.json, read and checked, without any weight. */
@@ -163,6 +164,7 @@ typedef struct msa_prefill_opts {
 typedef struct msa_prefill_stat {
     int64_t docs, tokens, chunks, extents;
     double seconds;
+    double device_seconds;     /* of them the device was at work on batches */
 } msa_prefill_stat;
 
 /* Encodes every document (ids must exceed the bank's last_doc) and appends the

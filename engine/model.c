@@ -258,7 +258,7 @@ static msa_rc pack_all(msa_model *m, const msa_weights *w, msa_err *err)
 static msa_rc open_backend(const msa_model_opts *o, msa_kern **out, msa_err *err)
 {
     const char *name = o->backend != NULL ? o->backend : "auto";
-    msa_kern_opts k = {o->compute_auto ? MSA_BF16 : o->compute, o->n_threads};
+    msa_kern_opts k = {o->compute_auto ? MSA_BF16 : o->compute, o->n_threads, o->device_bytes};
     msa_kern_info info;
     msa_rc rc = msa_kern_open(name, &k, out, err);
     if (rc < 0 || !o->compute_auto)

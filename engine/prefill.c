@@ -25,6 +25,13 @@
 #include "base/mem.h"
 #include "engine/bank.h"
 
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 /* ---- sizes --------------------------------------------------------------------- */
 
 static int64_t ceil_div(int64_t a, int64_t b)
@@ -79,6 +86,7 @@ typedef struct extent {
 
 /* A batch that is queued. */
 typedef struct flight {
+    msa_kern_event *began, *done; /* around its operations on the device */
     msa_kern_event *landed;     /* all its rows are in the stage */
     bool on;
     int64_t n_docs, n_rows;
@@ -281,9 +289,15 @@ static msa_rc land(run *r, flight *f, msa_err *err)
 {
     if (!f->on)
         return MSA_OK;
-    msa_rc rc = msa_kern_event_wait(r->m->kern, f->landed, err);
+    double seconds = 0;
+    msa_rc rc = msa_kern_event_wait(r->m->kern, f->done, err);
+    if (rc == MSA_OK)
+        rc = msa_kern_event_wait(r->m->kern, f->landed, err);
+    if (rc == MSA_OK)
+        rc = msa_kern_event_seconds(r->m->kern, f->began, f->done, &seconds, err);
     if (rc < 0)
         return rc;
+    r->stat.device_seconds += seconds;
     f->on = false;
     r->run_docs += f->n_docs;
     r->run_tokens += f->n_rows;
@@ -373,8 +387,13 @@ static msa_rc run_batch(run *r, bool closes, msa_err *err)
     if (!r->n_docs)
         return MSA_OK;
     msa_rc rc = land(r, f, err);
+    const double from = now();
+    if (rc == MSA_OK)
+        rc = msa_kern_event_record(r->m->kern, NULL, f->began, err);
     if (rc == MSA_OK)
         rc = queue_layers(r, err);
+    if (rc == MSA_OK)
+        rc = msa_kern_event_record(r->m->kern, NULL, f->done, err);
     if (rc == MSA_OK)
         rc = msa_kern_event_record(r->m->kern, r->copies, f->landed, err);
     if (rc < 0)
@@ -387,8 +406,10 @@ static msa_rc run_batch(run *r, bool closes, msa_err *err)
     f->closes = closes ? r->x : NULL;
     r->turn = !r->turn;
     r->n_rows = r->n_chunks = r->n_docs = 0;
-    /* without an event the backend has computed already */
-    return f->landed ? MSA_OK : land(r, f, err);
+    if (f->landed)
+        return MSA_OK;
+    r->stat.device_seconds += now() - from; /* without events the backend has computed already */
+    return land(r, f, err);
 }
 
 /* Puts a document into the batch and the extent, which have room for it. */
@@ -528,6 +549,10 @@ static msa_rc begin(run *r, msa_err *err)
         if (rc == MSA_OK)
             rc = msa_kern_event_new(kern, &r->pool[i].copied, err);
         if (rc == MSA_OK)
+            rc = msa_kern_event_new(kern, &r->flights[i].began, err);
+        if (rc == MSA_OK)
+            rc = msa_kern_event_new(kern, &r->flights[i].done, err);
+        if (rc == MSA_OK)
             rc = msa_kern_event_new(kern, &r->flights[i].landed, err);
     }
     while (rc == MSA_OK) {
@@ -569,17 +594,12 @@ static msa_rc finish(run *r, msa_rc rc, msa_err *err)
         free_extent(r, &r->extents[i]);
         msa_kern_event_free(kern, r->pool[i].ready);
         msa_kern_event_free(kern, r->pool[i].copied);
+        msa_kern_event_free(kern, r->flights[i].began);
+        msa_kern_event_free(kern, r->flights[i].done);
         msa_kern_event_free(kern, r->flights[i].landed);
     }
     msa_kern_stream_free(kern, r->copies);
     return rc_late < 0 ? rc_late : rc;
-}
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 msa_rc msa_prefill_run(msa_model *m, msa_bank *b, msa_next_doc *next, void *user,

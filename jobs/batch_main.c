@@ -8,9 +8,10 @@
 #include "base/mem.h"
 #include "jobs/commands.h"
 
-#define JOB_OPTIONS "qvldctsmo"
+#define JOB_OPTIONS "qvldgctsmo"
 #define MODEL_HELP                                                                    \
     "  --device auto|cpu|ref|cuda:N   where to compute (auto: the best that works)\n" \
+    "  --device-memory BYTES          what a plan may take of a card (default: what is free)\n" \
     "  --compute auto|f32|bf16        type of activations\n"                          \
     "  --threads N                    processor threads (default: all)\n"
 #define JOB_HELP                                                                          \
@@ -33,13 +34,13 @@ static const msa_command commands[] = {
      "Brings the store's corpus in line with the sources, and no more.\n" QUARANTINE_HELP JOB_HELP, msa_cmd_ingest},
     {"prefill", JOB_OPTIONS, 0, -1, "prefill JOB.json... | --store S --model DIR",
      "Brings the memory bank in line with the corpus; mends a damaged bank.\n" JOB_HELP, msa_cmd_prefill},
-    {"route", "dctsmkv", 0, 0, "route --store S --model DIR [-k 16] < questions.jsonl",
+    {"route", "dgctsmkv", 0, 0, "route --store S --model DIR [-k 16] < questions.jsonl",
      "Reads lines {\"id\", \"question\"} and writes, for each, its best documents, best first:\n"
      "{\"id\", \"routed\": [{\"doc_id\", \"record\", \"path\", \"score\"}...]}. Generates nothing.\n" MODEL_HELP,
      msa_cmd_route},
     {"validate", "qsmo", 1, -1, "validate JOB.json...", "Reads jobs and says what is wrong with them.\n",
      msa_cmd_validate},
-    {"plan", "dctsmo", 1, 1, "plan JOB.json",
+    {"plan", "dgctsmo", 1, 1, "plan JOB.json",
      "Says what a job needs, tier by tier, and refuses what cannot fit. Allocates nothing.\n" MODEL_HELP,
      msa_cmd_plan},
     {"status", "", 1, 1, "status DIR", "Prints the status of a run by its output folder.\n", msa_cmd_status},

@@ -96,7 +96,7 @@ static msa_rc count_new_files(const msa_job *job, int64_t P, msa_job_plan *p, ms
 msa_rc msa_job_plan_kern(const msa_model_opts *opts, msa_kern **out, msa_err *err)
 {
     const char *name = opts->backend ? opts->backend : "auto";
-    msa_kern_opts o = {opts->compute_auto ? MSA_F32 : opts->compute, opts->n_threads};
+    msa_kern_opts o = {opts->compute_auto ? MSA_F32 : opts->compute, opts->n_threads, opts->device_bytes};
     msa_kern_info info;
     msa_rc rc = msa_kern_open(name, &o, out, err);
     if (rc < 0 || !opts->compute_auto)

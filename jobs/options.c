@@ -17,7 +17,7 @@ static const option_def defs[] = {
     {'x', false, "--special", NULL}, {'H', false, "--hash", NULL},   {'i', false, "--view", NULL},
     {'l', true, "--lock", NULL},     {'d', true, "--device", NULL},  {'c', true, "--compute", NULL},
     {'t', true, "--threads", NULL},  {'s', true, "--store", NULL},   {'m', true, "--model", NULL},
-    {'o', true, "--out", NULL},      {'k', true, "--top", "-k"},
+    {'o', true, "--out", NULL},      {'k', true, "--top", "-k"},  {'g', true, "--device-memory", NULL},
 };
 
 /* --name, --name=value or a short form. */
@@ -81,6 +81,7 @@ static bool set_value(msa_options *o, char letter, const char *v)
             return false;
         o->model_opts.n_threads = (int)n;
         return true;
+    case 'g': return number(v, 1, INT64_MAX, &o->model_opts.device_bytes);
     case 'k': return number(v, 1, 4096, &o->k);
     case 'd': o->model_opts.backend = v; return *v != 0;
     case 's': o->store = v; return *v != 0;

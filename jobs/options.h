@@ -12,7 +12,7 @@
 typedef struct msa_options {
     bool help, quiet, verbose, restart, show, outcomes, special, view, retry_quarantined, hash;
     msa_lock_mode lock;
-    msa_model_opts model_opts;      /* --device, --compute, --threads */
+    msa_model_opts model_opts;      /* --device, --device-memory, --compute, --threads */
     const char *store, *model, *out;
     int64_t k;
     const char *const *args;        /* what is no option, in order */

@@ -251,7 +251,7 @@ static void a_run_and_its_outputs(void **state)
 {
     (void)state;
     put_job("one", "store", THREE, "");
-    EXPECT(0, "run", "--device", "ref", "--show", "one.json");
+    EXPECT(0, "run", "--device", "ref", "--device-memory=1000000", "--show", "one.json");
     says("stderr", "one: 3 questions:");
     says("stdout", "q2  ");
     says("stdout", "[1] in/");
@@ -687,6 +687,7 @@ static void exit_codes_of_bad_calls(void **state)
     EXPECT(64, "run", "one.json", "--store", "s");
     EXPECT(64, "run", "b.jsonl");
     EXPECT(64, "route", "-k", "0");
+    EXPECT(64, "route", "--device-memory", "0");
     EXPECT(64, "show", "store", "first");
     EXPECT(66, "run", "none.json");
     EXPECT(66, "ls", "no-store");

@@ -500,6 +500,7 @@ static void late_device(void **state)
     fixture *f = *state;
     whole w = undisturbed(f);
     msa_model *m = device_model();
+    msa_prefill_stat stat;
     docs one = w.d;
     one.n = 1;
     msa_bank *b = bank_at(f, "one", m, MSA_BF16, MSA_OK);
@@ -511,8 +512,12 @@ static void late_device(void **state)
         const char *name = others_first ? "later" : "late";
         msa_test_device_others_first(others_first);
         b = bank_at(f, name, m, MSA_BF16, MSA_OK);
-        must_prefill(m, b, &w.d, EXTENT);
+        const int64_t before = msa_test_device_ops();
+        assert_int_equal(prefill(m, b, &w.d, EXTENT, &stat, NULL), MSA_OK);
         assert_true(msa_test_device_queued() > ops);
+        /* its clock ticks once an operation, and a batch has several a layer */
+        assert_true(stat.device_seconds > (double)stat.extents * m->config.n_router);
+        assert_true(stat.device_seconds <= (double)(msa_test_device_ops() - before));
         expect_same(f, name, b, &w);
         msa_bank_close(b);
     }
@@ -664,6 +669,7 @@ static void extents_close_by_the_rule(void **state)
     assert_int_equal(stat.tokens, 97);
     assert_int_equal(stat.chunks, 26);
     assert_int_equal(stat.extents, 4);
+    assert_true(stat.device_seconds > 0 && stat.device_seconds <= stat.seconds);
     msa_bank_close(b);
     msa_test_model_free(m);
 }
