@@ -126,15 +126,24 @@ static struct {
     double scan_bf16, scan_int8;
 } ceiling;
 
-/* op/s over the products of a layer. */
-static double layer_rate(int index, bool int8, const msa_config *c, int64_t M)
+/* The products of a layer, {N, K}. */
+typedef struct products {
+    int64_t shape[4][2];
+} products;
+
+static products products_of(const msa_config *c)
 {
-    const int64_t shapes[4][2] = {{(c->H + 2 * c->G) * c->D, c->E}, {c->E, c->H * c->D}, {2 * c->I, c->E},
-                                  {c->E, c->I}};
+    return (products){{{(c->H + 2 * c->G) * c->D, c->E}, {c->E, c->H * c->D}, {2 * c->I, c->E}, {c->E, c->I}}};
+}
+
+/* 8-bit op/s over the products of a layer. */
+static double int8_rate(int index, const msa_config *c, int64_t M)
+{
+    const products p = products_of(c);
     double time = 0, ops = 0;
     for (int i = 0; i < 4; i++) {
-        const double rate = 1e12 * msa_test_cublas_tflops(index, int8, M, shapes[i][0], shapes[i][1]);
-        const double n = 2.0 * (double)M * (double)shapes[i][0] * (double)shapes[i][1];
+        const double rate = 1e12 * msa_test_cublas_tflops(index, true, M, p.shape[i][0], p.shape[i][1]);
+        const double n = 2.0 * (double)M * (double)p.shape[i][0] * (double)p.shape[i][1];
         if (rate <= 0)
             return 0;
         ops += n;
@@ -152,9 +161,10 @@ static void ceilings(msa_kern *k, int index, const msa_config *c)
     msa_kern_free(k, a, MSA_MEM_DEVICE);
     msa_kern_free(k, b, MSA_MEM_DEVICE);
     row("ceiling: device copy", "%.2f TB/s, read and written", ceiling.copy * 1e-12);
-    ceiling.bf16 = layer_rate(index, false, c, 32768);
+    const products p = products_of(c);
+    ceiling.bf16 = 1e12 * msa_test_cublas_layer(index, 32768, p.shape, 4, 0, NULL);
     row("ceiling: bf16, the 4B's layer", "%.0f TFLOP/s at 32,768 rows (cuBLASLt)", ceiling.bf16 * 1e-12);
-    ceiling.int8 = layer_rate(index, true, c, 32768);
+    ceiling.int8 = int8_rate(index, c, 32768);
     row("ceiling: int8, the 4B's layer", "%.0f TOP/s at 32,768 rows (cuBLASLt)", ceiling.int8 * 1e-12);
     ceiling.scan_bf16 = 1e12 * msa_test_cublas_tflops(index, false, 65536, 2048, 1024);
     ceiling.scan_int8 = 1e12 * msa_test_cublas_tflops(index, true, 65536, 2048, 1024);
@@ -289,7 +299,9 @@ static double prefill_flop(const msa_config *c)
     return 2 * ((double)last * layer + kv + (double)c->n_router * kv / 2 / (double)c->P);
 }
 
-static void prefill(msa_model *m, const char *name, double rate, int64_t doc_tokens, int64_t tokens)
+/* Beside the products of a layer alone, right behind the run while the card is hot:
+ * for seconds on end, which is what a prefill lasts, and for moments. */
+static void prefill(msa_model *m, int index, const char *name, int64_t doc_tokens, int64_t tokens)
 {
     char dir[] = "/tmp/bench_cuda_XXXXXX", bank_dir[64], what[64];
     if (!mkdtemp(dir))
@@ -307,10 +319,17 @@ static void prefill(msa_model *m, const char *name, double rate, int64_t doc_tok
     msa_bank_close(bank);
     nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
     const double steady = s.last > s.first ? (double)(s.last_tokens - s.first_tokens) / (s.last - s.first) : 0;
-    const double floor_rate = rate / prefill_flop(&m->config);
+    const products p = products_of(&m->config);
+    double hot;
+    const double moment = msa_test_cublas_layer(index, 32768, p.shape, 4, 2.5, &hot);
+    const double flop = prefill_flop(&m->config) * 1e-12;
     snprintf(what, sizeof what, "prefill %s, documents of %lld", name, (long long)doc_tokens);
-    row(what, "%8.0f tokens/s = %.2f of the GEMM floor (%.0f); whole call %.0f tokens/s, bank written",
-        steady, steady / floor_rate, floor_rate, (double)stat.tokens / all);
+    row(what, "%8.0f tokens/s = %.2f of the GEMM floor as sustained, %.2f of the short one", steady,
+        steady * flop / hot, steady * flop / moment);
+    row("  its products alone", "%.0f TFLOP/s sustained, %.0f short: %.0f and %.0f tokens/s", hot, moment, hot / flop,
+        moment / flop);
+    row("  whole call, bank written", "%.0f tokens/s; the device worked %.3f of %.3f s, idle %.1f %%",
+        (double)stat.tokens / all, stat.device_seconds, all, 100 * (1 - stat.device_seconds / all));
     free(s.ids);
 }
 
@@ -644,16 +663,14 @@ int main(int argc, char **argv)
         row("weights of the 4B", "%.2f GB on the device", (double)m->weight_bytes * 1e-9);
         static const int64_t docs[] = {90, 512, 1000};
         for (int i = 0; want[1] && i < 3; i++)
-            prefill(m, "4B", ceiling.bf16, docs[i], 450000);
+            prefill(m, index, "4B", docs[i], 450000);
         if (want[2])
             decode_part(m, &bank);
         model_free(m);
     }
     if (want[1]) {
         msa_model *m = model_new(k, &little);
-        const double rate = layer_rate(index, false, &little, 32768);
-        row("ceiling: bf16, the 135M's layer", "%.0f TFLOP/s at 32,768 rows (cuBLASLt)", rate * 1e-12);
-        prefill(m, "135M", rate, 400, 4000000);
+        prefill(m, index, "135M", 400, 4000000);
         model_free(m);
     }
     if (want[3])

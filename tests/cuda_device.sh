@@ -24,7 +24,12 @@ step() { # name, then the command
 for part; do
     case $part in
     tests) limit=$((8 * limit)) step tests tests/test_cuda.sh "$B" ;; # limits its own steps
-    bench) step bench "$B/tests/bench_cuda" "$backend" ;;
+    bench) # beside a log of the card's power and clock: they fall under long products
+        nvidia-smi --query-gpu=timestamp,utilization.gpu,power.draw,clocks.sm,temperature.gpu --format=csv,noheader,nounits \
+            -lms 200 >"$logs/card_bench.log" 2>&1 &
+        sampler=$!
+        step bench "$B/tests/bench_cuda" "$backend"
+        kill "$sampler" 2>/dev/null; wait "$sampler" 2>/dev/null ;;
     memcheck)
         for t in test_kernels test_kernels_model test_kernels_bank; do
             step "$part-$t" compute-sanitizer --tool "$part" --error-exitcode 9 "$B/tests/$t" "$backend"
