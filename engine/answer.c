@@ -670,6 +670,17 @@ static void report(msa_answerer *a, msa_on_answer *fn, void *user)
     a->n_order = kept;
 }
 
+/* Where an answer begins: how readily it says that it found nothing. r: its row of
+ * the logits. */
+static msa_rc lean(msa_answerer *a, const quest *q, int64_t r, msa_err *err)
+{
+    msa_rc rc = MSA_OK;
+    if (q->phase == ANSWER && q->n == q->answer_from)
+        for (int64_t i = 0; rc >= 0 && i < a->prompts.n_none; i++)
+            rc = msa_seqs_bias(a->seqs, r, a->prompts.none[i], (float)a->model->protocol.not_found_bias, err);
+    return rc;
+}
+
 static msa_rc run_pass(msa_answerer *a, msa_err *err)
 {
     int64_t n = admit(a), n_tokens = 0;
@@ -678,12 +689,15 @@ static msa_rc run_pass(msa_answerer *a, msa_err *err)
     msa_rc rc = msa_seqs_run(a->seqs, a->items, n, err);
     for (int64_t i = 0; i < n; i++) {
         const quest *q = &a->quests[a->items[i].slot];
-        if (a->items[i].logits)
-            /* lists of documents are not a matter of chance */
-            a->params[n_tokens++] = (msa_kern_sample){
-                .temperature = q->phase == ANSWER ? (float)q->q.temperature : 0,
-                .top_p = (float)q->q.top_p,
-                .u = msa_sample_uniform(q->q.seed, q->a.completion_tokens)};
+        if (!a->items[i].logits)
+            continue;
+        if (rc >= 0)
+            rc = lean(a, q, n_tokens, err);
+        /* lists of documents are not a matter of chance */
+        a->params[n_tokens++] = (msa_kern_sample){
+            .temperature = q->phase == ANSWER ? (float)q->q.temperature : 0,
+            .top_p = (float)q->q.top_p,
+            .u = msa_sample_uniform(q->q.seed, q->a.completion_tokens)};
     }
     if (rc >= 0 && n_tokens > 0)
         rc = msa_seqs_sample(a->seqs, a->params, a->next, err);

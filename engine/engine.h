@@ -77,6 +77,7 @@ typedef struct msa_protocol {
     double lexical_weight;                /* of the lexical score beside the router's; 0: none */
     int64_t lexical_candidates;           /* documents that each of the two proposes */
     char *not_found_text;                 /* an answer beginning with it is not_found; may be NULL */
+    double not_found_bias;                /* on the logits of the tokens that begin it, at the answer's first token */
     /* both */
     char *answer_end;                     /* "<|im_end|>" */
 } msa_protocol;

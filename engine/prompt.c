@@ -45,6 +45,30 @@ static msa_rc one_token(const msa_prompts *p, const char *what, const char *text
     return rc;
 }
 
+/* The first token of not_found_text, where an answer may begin with it: behind a
+ * space and without one. One that is white space alone begins any answer. */
+static msa_rc begin_not_found(msa_prompts *p, const char *text, msa_err *err)
+{
+    msa_tokens t = {0};
+    msa_buf bytes = {0};
+    msa_rc rc = MSA_OK;
+    for (int spaced = 0; rc >= 0 && spaced < 2; spaced++) {
+        char *s = msa_sprintf("%s%s", spaced ? " " : "", text);
+        msa_tokens_clear(&t);
+        bytes.len = 0;
+        rc = s ? fill(p, "not_found_text", s, NULL, 0, NULL, &t, err) : msa_err_nomem(err, "prompts");
+        if (rc >= 0 && t.n > 0) {
+            rc = msa_answer_text(p->model->tokenizer, t.ids, 1, &bytes, err);
+            if (rc >= 0 && bytes.len > 0 && (p->n_none == 0 || p->none[0] != t.ids[0]))
+                p->none[p->n_none++] = t.ids[0];
+        }
+        free(s);
+    }
+    msa_buf_free(&bytes);
+    msa_tokens_free(&t);
+    return rc;
+}
+
 msa_rc msa_prompts_init(msa_prompts *p, const msa_model *m, msa_err *err)
 {
     *p = (msa_prompts){.model = m, .retrieve_end = -1};
@@ -71,6 +95,8 @@ msa_rc msa_prompts_init(msa_prompts *p, const msa_model *m, msa_err *err)
         rc = one_token(p, "answer_end", s->answer_end, &p->stop[p->n_stop++], err);
     for (int64_t i = 0; rc >= 0 && i < m->n_eos; i++)
         p->stop[p->n_stop++] = m->eos_ids[i];
+    if (rc >= 0 && s->not_found_text && s->not_found_bias != 0)
+        rc = begin_not_found(p, s->not_found_text, err);
     if (rc < 0)
         msa_prompts_free(p);
     return rc;

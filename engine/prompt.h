@@ -16,6 +16,8 @@ typedef struct msa_prompts {
     msa_tokens done;           /* retrieve_done: ordinary text with the published tokenizer */
     int32_t stop[16];          /* any of these ends an answer */
     int64_t n_stop;
+    int32_t none[2];           /* tokens that begin not_found_text, with a space before it and without */
+    int64_t n_none;
 } msa_prompts;
 
 /* MSA_FAILED, MSA_E_CONFIG when a string that has to be one token is not, or a

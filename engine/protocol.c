@@ -11,6 +11,7 @@
 #include "ingest/template.h"
 
 #define PROTOCOL_MAX (1 << 20)
+#define BIAS_MAX 1000.0
 #define N(a) ((int64_t)(sizeof(a) / sizeof((a)[0])))
 
 /* ---- the strings ----------------------------------------------------------------- */
@@ -150,6 +151,12 @@ static msa_rc read_other(const char *key, const json_t *v, int64_t n_router, msa
             return bad(err, key, "not a number");
         p->has_min_score = true;
         p->min_score = json_number_value(v);
+        return MSA_OK;
+    }
+    if (router && strcmp(key, "not_found_bias") == 0) {
+        if (!json_is_number(v) || !(fabs(json_number_value(v)) <= BIAS_MAX))
+            return bad(err, key, "not a number from -1000 to 1000");
+        p->not_found_bias = json_number_value(v);
         return MSA_OK;
     }
     if (router && strcmp(key, "lexical") == 0)
@@ -309,6 +316,8 @@ void msa_protocol_print(const msa_protocol *p, int64_t n_router, msa_buf *out)
                    (long long)p->evidence_tokens);
     if (p->has_min_score)
         msa_buf_printf(out, "min_score %.17g\n", p->min_score);
+    if (p->not_found_bias != 0)
+        msa_buf_printf(out, "not_found_bias %.17g\n", p->not_found_bias);
     if (p->lexical_weight > 0)
         msa_buf_printf(out, "lexical %.17g %lld\n", p->lexical_weight, (long long)p->lexical_candidates);
 }

@@ -247,6 +247,47 @@ static void stops_and_not_found(void **state)
     msa_test_world_close(&w);
 }
 
+static void a_bias_decides_where_an_answer_begins(void **state)
+{
+    (void)state;
+    msa_test_world w;
+    msa_test_answer a;
+    int16_t next[MSA_TEST_V];
+    for (int i = 0; i < MSA_TEST_V; i++)
+        next[i] = MSA_TEST_EOS;
+    next['='] = 'Y', next['Y'] = 'N', next['N'] = 'o';
+    msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_ROUTER, .n_docs = 6, .scripted = true,
+                                                   .next = next});
+    msa_protocol *p = &w.model->protocol;
+    msa_test_set(&p->not_found_text, "No");
+    static const struct {
+        double bias;
+        const char *text;
+        msa_outcome outcome;
+    } cases[] = {{0, "YNo", MSA_ANSWERED},
+                 {1000, "No", MSA_NOT_FOUND},     /* at the first token alone: one N, not two */
+                 {-1000, "YNo", MSA_ANSWERED}};   /* and behind it nothing is held back */
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        p->not_found_bias = cases[i].bias;
+        ask(&w, question("why?"), 200, &a);
+        assert_string_equal(a.a.text, cases[i].text);
+        assert_int_equal(a.a.outcome, cases[i].outcome);
+        msa_test_answers_free(&a, 1);
+    }
+    next['='] = 'N';
+    msa_test_world_close(&w);
+    msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_ROUTER, .n_docs = 6, .scripted = true,
+                                                   .next = next});
+    p = &w.model->protocol;
+    msa_test_set(&p->not_found_text, "No");
+    p->not_found_bias = -1000;
+    ask(&w, question("why?"), 200, &a);
+    assert_int_equal(a.a.outcome, MSA_ANSWERED);
+    assert_int_not_equal(a.a.text[0], 'N');
+    msa_test_answers_free(&a, 1);
+    msa_test_world_close(&w);
+}
+
 static void empty_bank(void **state)
 {
     (void)state;
@@ -632,6 +673,7 @@ int main(void)
         cmocka_unit_test(failing_device),
         cmocka_unit_test(router_outcomes),
         cmocka_unit_test(stops_and_not_found),
+        cmocka_unit_test(a_bias_decides_where_an_answer_begins),
         cmocka_unit_test(empty_bank),
         cmocka_unit_test(withdrawn_and_few),
         cmocka_unit_test(bad_questions),
