@@ -22,6 +22,13 @@ static __device__ __forceinline__ uint4 load_once(const void *p, bool in)
     return v;
 }
 
+/* Asks for bytes of a weight that a later turn or block will load; both numbers are
+ * multiples of 16. */
+static __device__ __forceinline__ void want_later(const void *p, int bytes)
+{
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes));
+}
+
 static __device__ __forceinline__ uint4 load_often(const void *p, bool in)
 {
     uint4 v = make_uint4(0, 0, 0, 0);
@@ -46,7 +53,9 @@ static __device__ __forceinline__ void put(void *out, msa_linear_mode mode, int6
 
 /* ---- up to 4 rows ----------------------------------------------------------------- */
 
-enum { GEMV_ROWS = 4, GEMV_THREADS = 256 }; /* weight rows of a block */
+/* Weight rows of a block, its most threads, blocks that a multiprocessor should hold:
+ * a weight of 2,560 rows is all in flight at once on 132 of them. */
+enum { GEMV_ROWS = 4, GEMV_THREADS = 192, GEMV_BLOCKS = 5 };
 
 /* Sums n values a lane over the warp; lane l gets value l / (32 / n). Each step
  * halves the values that a lane still carries. */
@@ -88,15 +97,18 @@ static __device__ __forceinline__ void multiply(const uint4 w[GEMV_ROWS], const 
     }
 }
 
+/* What the block's next turn loads is asked for a turn ahead; in its last turn a block
+ * of the first `ahead`, which may still wait for the kernel before, asks for the first
+ * turn of the block that comes after all of these. */
 template <int M>
-static __global__ void __launch_bounds__(GEMV_THREADS)
+static __global__ void __launch_bounds__(GEMV_THREADS, M == 1 ? GEMV_BLOCKS : 1)
 gemv_kernel(const __nv_bfloat16 *W, const __nv_bfloat16 *x, int rows, int64_t N, int64_t K, void *out,
-            msa_linear_mode mode)
+            msa_linear_mode mode, int ahead)
 {
     enum { VALUES = GEMV_ROWS * M };
     __shared__ float part[GEMV_THREADS / 32][VALUES];
     const int64_t n0 = (int64_t)blockIdx.x * GEMV_ROWS;
-    const int pieces = (int)(K / 8);
+    const int pieces = (int)(K / 8), turn = 2 * blockDim.x;
     const uint4 *w[GEMV_ROWS], *xs[M];
 #pragma unroll
     for (int r = 0; r < GEMV_ROWS; r++)
@@ -109,7 +121,7 @@ gemv_kernel(const __nv_bfloat16 *W, const __nv_bfloat16 *x, int rows, int64_t N,
     for (int i = 0; i < VALUES; i++)
         acc[i] = 0;
     msa_cuda_let_next();
-    for (int p0 = 0; p0 < pieces; p0 += 2 * blockDim.x) {
+    for (int p0 = 0; p0 < pieces; p0 += turn) {
         const int p = p0 + threadIdx.x, q = p + blockDim.x;
         uint4 a[GEMV_ROWS], b[GEMV_ROWS], xa[M], xb[M];
 #pragma unroll
@@ -118,6 +130,13 @@ gemv_kernel(const __nv_bfloat16 *W, const __nv_bfloat16 *x, int rows, int64_t N,
 #pragma unroll
         for (int r = 0; r < GEMV_ROWS; r++)
             b[r] = load_once(w[r] + q, q < pieces);
+        if (threadIdx.x < GEMV_ROWS) {
+            const bool last = p0 + turn >= pieces;
+            const int64_t n = n0 + threadIdx.x + (last ? (int64_t)ahead * GEMV_ROWS : 0);
+            const int from = last ? 0 : p0 + turn;
+            if (n < N && (!last || blockIdx.x < ahead))
+                want_later((const uint4 *)(W + n * K) + from, 16 * min(turn, pieces - from));
+        }
         if (p0 == 0)
             msa_cuda_wait_previous(); /* weights are no kernel's output, x is */
 #pragma unroll
@@ -254,6 +273,9 @@ static __global__ void any_kernel(const typename T::elem *W, const typename T::e
 
 /* ---- launches --------------------------------------------------------------------------------- */
 
+/* Of the card that this is tuned for; more or less of them change speed alone. */
+enum { SMS = 132 };
+
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* Warps of a block whose threads share `steps` steps, `ahead` at a time: as many as
@@ -276,13 +298,14 @@ void msa_cuda_linear_few(const void *W, const void *x, int64_t M, int64_t N, int
     const int rows = (int)M;
     const unsigned gemv_blocks = (unsigned)ceil_div(N, GEMV_ROWS), mma_blocks = (unsigned)ceil_div(N, MMA_ROWS);
     const int gemv_threads = 32 * warps_for(ceil_div(K, 8 * 32), 2, GEMV_THREADS / 32);
+    const int ahead = GEMV_BLOCKS * SMS * GEMV_THREADS / gemv_threads;
     const int mma_threads = 32 * warps_for(ceil_div(K, MMA_STEP), MMA_AHEAD, MMA_WARPS);
     if (M == 1)
-        msa_cuda_follow(gemv_kernel<1>, gemv_blocks, gemv_threads, s, w, a, rows, N, K, out, mode);
+        msa_cuda_follow(gemv_kernel<1>, gemv_blocks, gemv_threads, s, w, a, rows, N, K, out, mode, ahead);
     else if (M == 2)
-        msa_cuda_follow(gemv_kernel<2>, gemv_blocks, gemv_threads, s, w, a, rows, N, K, out, mode);
+        msa_cuda_follow(gemv_kernel<2>, gemv_blocks, gemv_threads, s, w, a, rows, N, K, out, mode, ahead);
     else if (M <= 4)
-        msa_cuda_follow(gemv_kernel<4>, gemv_blocks, gemv_threads, s, w, a, rows, N, K, out, mode);
+        msa_cuda_follow(gemv_kernel<4>, gemv_blocks, gemv_threads, s, w, a, rows, N, K, out, mode, ahead);
     else if (M <= 8)
         msa_cuda_follow(mma_kernel<1>, mma_blocks, mma_threads, s, w, a, rows, N, K, out, mode);
     else

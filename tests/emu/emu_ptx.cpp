@@ -115,6 +115,17 @@ static void load_v4(frame *f)
     put(f, 3, v.w);
 }
 
+/* Nothing comes of it, but what it names must be there. */
+static void bulk_prefetch(frame *f)
+{
+    const char *p = (const char *)get(f, 0);
+    const int64_t bytes = (int64_t)get(f, 1);
+    if ((uintptr_t)p % 16 || bytes <= 0 || bytes % 16)
+        msa_emu_fail("%s: %d bytes from %p", f->s->op, (int)bytes, (const void *)p);
+    (void)*(const volatile char *)p;
+    (void)*(const volatile char *)(p + bytes - 1);
+}
+
 struct copy16 : msa_emu_later {
     char *to;
     const char *from;
@@ -482,6 +493,7 @@ static const struct {
     {"mov.u32", cluster_rank},
     {"createpolicy.fractional.L2::", policy},
     {"prefetch.tensormap", nothing},
+    {"cp.async.bulk.prefetch.L2.", nothing},
     {"fence.", nothing},
     {"setmaxnreg.", together},
     {"griddepcontrol.wait", wait_previous},
@@ -493,6 +505,7 @@ static const struct {
     {"ld.global.v4.u32", load_v4},
     {"cp.async.cg.shared.global", copy_async},
     {"cp.async.wait_all", copy_wait},
+    {"cp.async.bulk.prefetch.L2.global", bulk_prefetch},
     {"cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes", tensor_copy},
     {"mbarrier.init.shared::cta.b64", barrier_init},
     {"mbarrier.arrive.expect_tx.shared::cta.b64", barrier_expect},
