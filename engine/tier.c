@@ -458,8 +458,9 @@ static msa_rc settle(msa_tier *t, const msa_tier_opts *o, msa_err *err)
             return rc;
         rc = take_rows(t, &refusal);
         if (rc >= 0) {
-            msa_log('i', "bank: router keys %s, content %s", msa_tiers_keys_name(t->places.keys),
-                    msa_tiers_content_name(t->places.content));
+            msa_log('i', "bank: router keys %s, content %s; %lld of %lld bytes of device memory",
+                    msa_tiers_keys_name(t->places.keys), msa_tiers_content_name(t->places.content),
+                    (long long)t->places.device_bytes, (long long)in.device_free);
             return rc;
         }
         drop_rows(t);
