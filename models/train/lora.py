@@ -3,8 +3,11 @@
 on one GPU, within a given time, and measures what came of it.
 
     python3 lora.py --weights w1 w2 d1 --data d1 --routers ROUTERS.safetensors --out OUT --seconds 560
+    python3 lora.py --weights w1 w2 d1 --data d1 --size second --seed 1 --start ADAPTER.safetensors --recipe lora.json --out OUT
 
-ROUTERS is an adapter of the first step (routers.py), without updates. OUT gets adapter.0 and adapter.1 (safetensors, float16), metrics.json, log.csv,
+ROUTERS is an adapter of the first step (routers.py), without updates. ADAPTER, with
+the recipe that export.py wrote beside it, is one of an earlier run, which is trained
+further; what is held out stays the same. OUT gets adapter.0 and adapter.1 (safetensors, float16), metrics.json, log.csv,
 loss.png. --smoke runs all of it in a minute or two without a GPU, to no purpose
 but to see that it runs."""
 import os
@@ -50,7 +53,7 @@ SMOKE = {"batch": 4, "block": 2, "answers": 1, "plain": 1, "plain_length": 16, "
          "evidence_cap": 16, "mine_at": (0.0,), "asked": 4, "heldout_plain": 2, "checkpoint": 5}
 # for two processor cores and an hour: several questions share their evidence, and
 # gradients are those of the updates alone
-TWO_CORES = {"batch": 18, "block": 18, "near": True, "answer_tokens": 1900, "plain": 2, "plain_length": 128, "plain_kept": 64, "cap": 144,
+TWO_CORES = {"resumes": True, "batch": 18, "block": 18, "near": True, "answer_tokens": 1900, "plain": 2, "plain_length": 128, "plain_kept": 64, "cap": 144,
              "first": 8, "evidence_cap": 128, "mine_at": (), "asked": 60, "heldout_plain": 96, "checkpoint": 120,
              "rank": 16, "rates": (1.2e-3, 1e-3, 5e-3), "warm": 8, "questions": 7, "none": 0.26, "negatives": 0.15,
              "longest_answer": 32, "pool": 500, "tell": 5,
@@ -59,7 +62,19 @@ TWO_CORES = {"batch": 18, "block": 18, "near": True, "answer_tokens": 1900, "pla
 TWO_CORES_END = {**TWO_CORES, "none": 0.08, "longest_answer": 64, "rates": (3e-3, 2e-3, 5e-3),
                  "learn": {"squad_train_part": 0.24, "nq_qed_train": 0.16, "cuad": 0.26, "hybridqa_ottqa": 0.03, "covidqa": 0.05,
                            "tatqa_dev": 0.04, "medquad": 0.12, "bioasq_6b-8b_golden": 0.10}}
-SIZES = {"full": FULL, "smoke": SMOKE, "two-cores": TWO_CORES, "two-cores-end": TWO_CORES_END}
+# further training of a finished adapter: several questions share their evidence, some of
+# it without an answer; half the blocks hold passages of one neighbourhood, and mined
+# negatives come from other sets too
+SECOND = {**FULL, "batch": 192, "near": 0.5, "answer_tokens": 56000, "answer_weight": 1.5, "plain": 16, "evidence_cap": 200,
+          "mine_at": (0.0, 0.5), "mine_others": 8000, "mine_not": ("medquad",), "mined_share": 0.8,
+          "rates": (5e-4, 3e-4, 2e-3), "warm": 15, "questions": 8, "none": 0.28, "withheld": 0.2, "longest_answer": 96, "told": 160,
+          "mix": {"squad_train_part": 0.24, "nq_qed_train": 0.14, "squad_train_sentences": 0.12, "cuad": 0.18, "medquad": 0.06,
+                  "hybridqa_ottqa": 0.08, "bioasq_6b-8b_golden": 0.05, "pubmedqa_train": 0.01, "multihop": 0.03, "sentences": 0.09},
+          "learn": {"squad_train_part": 0.22, "nq_qed_train": 0.24, "cuad": 0.20, "hybridqa_ottqa": 0.05, "medquad": 0.07,
+                    "bioasq_6b-8b_golden": 0.06, "pubmedqa_train": 0.01, "multihop": 0.04, "covidqa": 0.05, "selqa_dev": 0.01,
+                    "tatqa_dev": 0.03, "wikitablequestions_train": 0.02}}
+SECOND_SMOKE = {**SECOND, **SMOKE, "answer_tokens": 300, "evidence_cap": 40, "mine_at": (0.0, 0.5), "mine_others": 4, "told": 2}
+SIZES = {"full": FULL, "second": SECOND, "smoke": SMOKE, "second-smoke": SECOND_SMOKE, "two-cores": TWO_CORES, "two-cores-end": TWO_CORES_END}
 RANK = 32
 RATE_LOW, RATE_ROUTER, RATE_SCALAR = 8e-4, 5e-4, 5e-3
 WARM = 40              # steps
@@ -81,14 +96,14 @@ class Trainer:
         blob = b"".join(open(os.path.join(w, f"weights.{i}"), "rb").read() for i, w in enumerate(a.weights))
         self.say(f"data: {len(self.data.q_set)} questions, {len(self.data.p_set)} passages; {len(blob)} bytes of weights")
         self.model = Model(tensors(table, blob), self.device, c.get("rank", RANK), a.seed, thin="first" in c, first=c.get("first", 0))
-        old = load_file(a.routers)
-        if any(".lora_" in name for name in old):  # its routers were trained with updates that the start lacks
+        old = load_file(a.routers or a.start)
+        if a.routers and any(".lora_" in name for name in old):  # its routers were trained with updates that the start lacks
             raise SystemExit(f"{a.routers}: holds low-rank updates; the start is an adapter of the first step, routers alone")
         wq, wk = (torch.stack([old[f"model.layers.{i}.self_attn.router_{x}_proj.0.weight"] for i in ROUTER_LAYERS]) for x in "qk")
         self.routers = Routers(wq, wk, math.log(60.0), self.device)
         self.choose()
         rates = c.get("rates", (RATE_LOW, RATE_ROUTER, RATE_SCALAR))
-        self.mined, self.ready = {}, None
+        self.mined, self.ready = self.data.mined, None
         la, lb = self.model.parameters()
         rw, rs = self.routers.parameters()
         self.low = la + lb
@@ -96,8 +111,9 @@ class Trainer:
             p.requires_grad_()
         self.opt = torch.optim.AdamW([{"params": la + lb, "peak": rates[0]}, {"params": rw, "peak": rates[1]},
                                       {"params": rs, "peak": rates[2]}], lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
-        self.log, self.metrics = [], {"config": {"rank": RANK, "rates": rates, "not_found_share": NONE_SHARE, "plain_weight": PLAIN_WEIGHT,
-                                                 "mix": MIX, "learn": LEARN, **c, "seed": a.seed}, "errors": []}
+        self.log, self.metrics = [], {"config": {"rank": RANK, "rates": rates, "plain_weight": PLAIN_WEIGHT, "mix": MIX, "learn": LEARN,
+                                                 **({} if "questions" in c else {"not_found_share": NONE_SHARE}), **c, "seed": a.seed},
+                                      "errors": []}
         self.skipped, self.slower, self.good = 0, 1.0, None
 
     def seconds(self):
@@ -106,9 +122,45 @@ class Trainer:
     def say(self, text):
         print(f"{self.seconds():6.1f} s  {text}", flush=True)
 
+    @torch.no_grad()
+    def start(self, path, recipe):
+        """Goes on from a finished adapter: its updates, and the temperature and layer
+        weights that its recipe tells."""
+        left = load_file(path)
+        for n, name in NAMES.items():
+            for i in range(LAYERS):
+                pair = [left.pop(f"model.layers.{i}.{name}.lora_{x}.weight", None) for x in "AB"]
+                if pair[0] is None:
+                    continue   # export.py leaves out what stayed zero
+                for w, new in zip((self.model.a[n][i], self.model.b[n][i]), pair):
+                    if w.shape != new.shape:
+                        raise SystemExit(f"{path}: layer {i}, {name}: {tuple(new.shape)} where this size has {tuple(w.shape)}")
+                    w.copy_(new)
+        if any(".lora_" in name for name in left):
+            raise SystemExit(f"{path}: {sorted(left)[0]} is none of this model")
+        with open(recipe) as f:
+            recipe = json.load(f)
+        self.routers.log_scale.fill_(math.log(recipe["temperature"]))
+        self.routers.mix.copy_(torch.tensor(recipe["layer_weights"]).log())
+        self.model.merge()
+        trained = recipe.get("trained", {})
+        self.metrics["earlier"] = recipe.pop("earlier", []) + [{
+            **recipe, "trained": {n: x for n, x in trained.items() if not n.endswith("_samples")}}]
+        return trained.get("perplexity")
+
+    def begin_again(self, a):
+        """start(), and that it is what was measured when that run ended."""
+        measured = self.metrics.setdefault("start", {})
+        measured["perplexity_base"] = round(lora_eval.perplexity(self.model, self.plain_held), 3)
+        told = self.start(a.start, a.recipe)
+        measured["perplexity"] = round(lora_eval.perplexity(self.model, self.plain_held), 3)
+        self.say(f"goes on from {a.start}: perplexity {measured['perplexity']}, told {told}, the base's {measured['perplexity_base']}")
+        if told and not a.smoke and abs(measured["perplexity"] / told - 1) > 0.01:
+            raise SystemExit(f"{a.start} is not what {a.recipe} tells of")
+
     def choose(self):
         """Questions to train on and to hold out, by set."""
-        d, rng = self.data, self.rng
+        d, rng = self.data, np.random.default_rng(0)   # the same whatever the seed
         for p in np.flatnonzero(d.p_set == d.sets.index("cuad")):
             d.p_dev[p] |= d.text(d.p_body[p][:24]).strip().startswith(EXAMPLE)
         self.train, self.learn, self.held, self.held_learn = {}, {}, [], []
@@ -172,36 +224,37 @@ class Trainer:
     def pairs(self):
         """Questions' tokens, documents' tokens, and which documents are right."""
         d, rng, c = self.data, self.rng, self.c
-        asked, docs, right, place, numbers = [], [], [], {}, []
+        asked, docs, right, place, numbers, block_of = [], [], [], {}, [], []
 
         def add(p, body=None):
             key = (p, body is not None)
             if key not in place or body is not None:
                 place[key] = len(docs)
+                block_of.append(block)
                 docs.append(d.document(p, int(rng.integers(1, 1000000)), c["cap"], body))
             return place[key]
 
-        for name in self.pick(MIX, self.train, c["batch"] // c["block"]):
+        for block, name in enumerate(self.pick(c.get("mix", MIX), self.train, c["batch"] // c["block"])):
             if name == "sentences":
                 source = self.pick(SENTENCES, self.sources, 1)[0]
                 for p in rng.choice(self.sources[source], c["block"]):
                     made = d.sentence(p, rng)
                     if made is not None:
                         asked.append(made[0])
-                        numbers.append(-1)
+                        numbers.append((-1, block))
                         right.append({add(int(p), made[1])})
                 continue
-            rows = self.near(name) if "near" in c else rng.choice(self.train[name], min(c["block"], len(self.train[name])), False)
+            rows = self.near(name) if rng.random() < c.get("near", 0) else rng.choice(self.train[name], min(c["block"], len(self.train[name])), False)
             for i in rows:
                 good = [int(p) for p in d.q_positives[i] if not d.p_dev[p]]
                 known = [p for p in good if (p, False) in place]
                 target = add(known[0] if "near" in c and known else int(rng.choice(good)))
-                wrong = self.mined.get(int(i)) if rng.random() < 0.6 else None
+                wrong = self.mined.get(int(i)) if rng.random() < c.get("mined_share", 0.6) else None
                 wrong = d.q_negatives[i] if wrong is None or not len(wrong) else wrong
                 if len(wrong) and rng.random() < c.get("negatives", 1.0):
                     add(int(rng.choice(wrong)))
                 asked.append(d.q_route[i])
-                numbers.append(int(i))
+                numbers.append((int(i), block))
                 right.append([target] + [("p", p) for p in d.q_positives[i]])
         marks = np.zeros((len(asked), len(docs)), bool)
         for row, r in enumerate(right):
@@ -209,12 +262,12 @@ class Trainer:
                 at = place.get((int(x[1]), False)) if isinstance(x, tuple) else x
                 if at is not None:
                     marks[row, at] = True
-        # passages that hold the answer although nobody marked them are neither right nor wrong
+        # passages of the block that hold the answer although nobody marked them are neither right nor wrong
         unsure = np.zeros_like(marks)
         if "near" in c:
-            for row, i in enumerate(numbers):
-                for (p, made), at in place.items():
-                    unsure[row, at] = i >= 0 and not made and not marks[row, at] and len(d.q_answer[i]) > 1 and d.holds(p, i)
+            for row, (i, block) in enumerate(numbers):
+                for (p, made), at in place.items() if i >= 0 else ():
+                    unsure[row, at] = block == block_of[at] and not made and not marks[row, at] and d.holds(p, i)
         return [d.question(t) for t in asked], docs, marks, unsure
 
     def route_loss(self):
@@ -240,14 +293,18 @@ class Trainer:
         while sum(len(t[0]) for t in trees) < c["answer_tokens"]:
             name = self.pick(c["learn"], self.learn, 1)[0]
             docs, cap = rng.choice([1, 2, 3, 5, 7], p=[0.15, 0.2, 0.35, 0.15, 0.15]), rng.choice([0.7, 1.0, 2.0, 3.5], p=[0.2, 0.35, 0.25, 0.2])
-            made = d.tree(int(rng.choice(self.learn[name])), rng, int(docs), int(cap * c["evidence_cap"]), c["questions"], c["none"])
+            made = d.tree(int(rng.choice(self.learn[name])), rng, int(docs), int(cap * c["evidence_cap"]), c["questions"], c["none"],
+                          c.get("withheld", 0.0))
             if made is not None:
                 trees.append(made)
         packed = Packed([t[0] for t in trees], self.device, branches=[t[1] for t in trees])
         rows = np.concatenate([r + b + np.arange(n) for r, t in zip(packed.row, trees) for b, n in t[2]])
         rows = torch.from_numpy(rows).to(self.device)
-        loss = F.cross_entropy(self.model.logits(self.model.run(packed)[rows]), packed.ids[rows + 1])
-        loss.backward()
+        # what counts above all is how an answer begins: long ones do not outweigh the others
+        weight = torch.from_numpy(np.concatenate([np.full(n, n ** -0.5, np.float32) for t in trees for _, n in t[2]])).to(self.device)
+        loss = F.cross_entropy(self.model.logits(self.model.run(packed)[rows]), packed.ids[rows + 1], reduction="none")
+        loss = (loss * weight).sum() / weight.sum()
+        (c.get("answer_weight", 1.0) * loss).backward()
         return loss.detach(), len(packed.ids)
 
     def answer_loss(self):
@@ -330,24 +387,31 @@ class Trainer:
         self.say(f"strayed: {values}; back, at {self.slower:.2f} of the rate")
 
     def mine(self):
-        """Hard negatives by the model itself, inside each set."""
-        began, d = time.time(), self.data
+        """Hard negatives by the model itself, of each set and of some passages of all others."""
+        began, d, count = time.time(), self.data, self.c.get("mine_others", 0)
         self.model.merge()
+        others = [int(p) for p in self.rng.permutation(np.flatnonzero(~d.p_dev))[:count]]
+        if others:
+            far, keys_far, there_far = lora_eval.encode(self.model, self.routers, d, others, self.c["cap"] // 2, int(self.rng.integers(1 << 30)))
+            far = list(far)
         for name, rows in self.train.items():
-            if name in ("multihop", "pubmedqa_train"):
+            if name in ("multihop", "pubmedqa_train", *self.c.get("mine_not", ())):
                 continue
             pool = np.unique(np.concatenate([d.q_positives[i] for i in rows]))
             pool = [int(p) for p in pool if not d.p_dev[p]][:12000]
             if self.device.type != "cuda":
                 pool, rows = pool[:6], rows[:4]
             place, keys, there = lora_eval.encode(self.model, self.routers, d, pool, self.c["cap"] // 2, int(self.rng.integers(1 << 30)))
-            names = list(place)
+            names = list(place) + (far if others else [])
             q = lora_eval.ask(self.model, self.routers, d, rows)
             for b in range(0, len(rows), 512):
-                best = lora_eval.scores(self.routers, q[b:b + 512], keys, there).topk(min(16, len(names)), 1).indices.tolist()
+                s = lora_eval.scores(self.routers, q[b:b + 512], keys, there)
+                if others:
+                    s = torch.cat([s, lora_eval.scores(self.routers, q[b:b + 512], keys_far, there_far)], 1)
+                best = s.topk(min(16, s.shape[1]), 1).indices.tolist()
                 for i, row in zip(rows[b:b + 512], best):
                     good = set(d.q_positives[i].tolist())
-                    row = [names[j] for j in row if names[j] not in good]
+                    row = [p for p in dict.fromkeys(names[j] for j in row) if p not in good]
                     # without an answer to look for, the very best may be right and unmarked
                     row = [p for p in row if not d.holds(p, i)] if len(d.q_answer[i]) > 1 else row[2:]
                     self.mined[int(i)] = row[:8]
@@ -379,8 +443,9 @@ class Trainer:
                 torch.cuda.empty_cache()
                 self.ready = None
                 self.c["batch"] -= self.c["block"]
-                self.c["answers"] = self.c["answers"] * 3 // 4
-                self.say(f"out of memory: batch {self.c['batch']}, {self.c['answers']} answers")
+                for part in ("answers", "answer_tokens"):
+                    self.c[part] = self.c.get(part, 0) * 3 // 4
+                self.say(f"out of memory: batch {self.c['batch']}, {self.c['answers']} answers, or {self.c['answer_tokens']} tokens of them")
                 if self.c["batch"] < 2 * self.c["block"]:
                     raise
                 continue
@@ -409,7 +474,7 @@ class Trainer:
     def resume(self):
         """Goes on where a run that was killed saved last."""
         path = os.path.join(self.out, "state.pt")
-        if not os.path.exists(path):
+        if "resumes" not in self.c or not os.path.exists(path):
             return False
         x = torch.load(path, weights_only=False)
         with torch.no_grad():
@@ -425,7 +490,7 @@ class Trainer:
         return True
 
     def keep_state(self):
-        if "questions" not in self.c:
+        if "resumes" not in self.c:
             return
         path = os.path.join(self.out, "state.pt")
         torch.save({"parameters": [p.detach() for p in self.low + sum(self.routers.parameters(), [])], "opt": self.opt.state_dict(),
@@ -486,8 +551,20 @@ class Trainer:
             old = old[:4]
             pool = np.unique(np.concatenate([d.q_positives[i][:1] for i in old] + [d.pool[:4]]))
         out = self.metrics.setdefault(when, {})
-        rng = np.random.default_rng(9)
-        top = {}
+        rng, brief = np.random.default_rng(9), self.c.get("told")   # fewer answers, of the same questions
+        top, count = {}, {}
+        wanted = []
+        for i in rng.permutation(self.held_learn):
+            name = d.sets[d.q_set[i]]
+            if count.get(name, 0) < self.c["asked"] // 4:
+                count[name] = count.get(name, 0) + 1
+                wanted.append(int(i))
+        wanted = wanted[:self.c["asked"]]
+        cases = [("given", [d.evidence(i, rng) for i in wanted])]
+        if when == "trained":
+            cases.append(("withheld", [d.evidence(i, rng, False) for i in wanted]))
+        by_route = [int(i) for i in rng.permutation([i for i in old if d.q_learn[i]])[:self.c["asked"]]][:brief]
+        others = [int(i) for i in rng.permutation([i for i in self.held if not d.q_old[i]])[:800]]
 
         def pooled():
             out["recall"], kept = lora_eval.recall(self.model, self.routers, d, old, pool, self.c["cap"] if smoke else 512, keep=16)
@@ -495,28 +572,16 @@ class Trainer:
             self.say(f"{when}: {out['recall']}")
 
         def answered():
-            wanted, count = [], {}
-            for i in rng.permutation(self.held_learn):
-                name = d.sets[d.q_set[i]]
-                if count.get(name, 0) < self.c["asked"] // 4:
-                    count[name] = count.get(name, 0) + 1
-                    wanted.append(int(i))
-            wanted = wanted[:self.c["asked"]]
-            cases = [("given", [d.evidence(i, rng) for i in wanted])]
-            if when == "trained":
-                cases.append(("withheld", [d.evidence(i, rng, False) for i in wanted]))
             for case, evidence in cases:
-                out[case], out[case + "_samples"] = lora_eval.answers(self.model, d, wanted, evidence, *((2, 16) if smoke else (40, 512)))
+                out[case], out[case + "_samples"] = lora_eval.answers(self.model, d, wanted[:brief], evidence[:brief], *((2, 16) if smoke else (40, 512)))
                 self.say(f"{when}, {case}: {out[case]}")
 
         def routed():
-            wanted = [i for i in old if i in top and d.q_learn[i]]
-            wanted = [int(i) for i in rng.permutation(wanted)[:self.c["asked"]]]
             evidence = []
-            for i in wanted:
+            for i in by_route:
                 right = [n + 1 for n, p in enumerate(top[i][:3]) if p in set(d.q_positives[i].tolist())]
                 evidence.append((top[i][:3], right[0] if right else 0))
-            out["routed"], out["routed_samples"] = lora_eval.answers(self.model, d, wanted, evidence, *((2, 16) if smoke else (40, 512)))
+            out["routed"], out["routed_samples"] = lora_eval.answers(self.model, d, by_route, evidence, *((2, 16) if smoke else (40, 512)))
             out["routed_has_passage"] = round(100 * float(np.mean([bool(e[1]) for e in evidence])), 1)
             self.say(f"{when}, routed: {out['routed']}, passage among them {out['routed_has_passage']}")
 
@@ -526,19 +591,21 @@ class Trainer:
 
         def everything():
             every = np.arange(len(d.p_set)) if not smoke else pool
-            others = [i for i in self.held if not d.q_old[i]]
-            asked = old + ([int(i) for i in rng.permutation(others)[:800]] if not smoke else [])
+            asked = old + (others if not smoke else [])
             out["recall_all_passages"], _ = lora_eval.recall(self.model, self.routers, d, asked, every, self.c["cap"] if smoke else 256)
             out["all_passages"] = len(every)
             self.say(f"{when}: over all {len(every)} passages: {out['recall_all_passages']}")
 
         self.attempt("perplexity", language)
+        if when == "trained" and brief:   # what matters most first
+            self.attempt("recall over all passages", everything)
+            self.attempt("write", self.write)
         self.attempt("recall", pooled)
         self.attempt("answers", answered)
         if when == "trained":
             self.attempt("routed answers", routed)
             self.attempt("write", self.write)
-            if self.seconds() < until - 75 or smoke:
+            if not brief and (self.seconds() < until - 75 or smoke):
                 self.attempt("recall over all passages", everything)
 
     def measure_few(self, when):
@@ -585,15 +652,21 @@ class Part:
 def main():
     a = argparse.ArgumentParser()
     a.add_argument("--weights", nargs=3, required=True)
-    for name in ("data", "routers", "out"):
+    for name in ("data", "out"):
         a.add_argument("--" + name, required=True)
+    begin = a.add_mutually_exclusive_group(required=True)
+    begin.add_argument("--routers", help="an adapter of the first step")
+    begin.add_argument("--start", help="an adapter to train further, with --recipe")
+    a.add_argument("--recipe", help="lora.json of --start")
     a.add_argument("--seconds", type=float, default=560)
     a.add_argument("--measuring", type=float, default=130, help="seconds of them kept for measuring")
     a.add_argument("--seed", type=int, default=0)
     a.add_argument("--size", choices=SIZES, default="full")
     a.add_argument("--smoke", action="store_const", dest="size", const="smoke", help="--size smoke")
-    a = a.parse_args()
-    a.smoke = a.size == "smoke"
+    parser, a = a, a.parse_args()
+    if (a.start is None) != (a.recipe is None):
+        parser.error("--start and --recipe go together")
+    a.smoke = a.size.endswith("smoke")
     os.makedirs(a.out, exist_ok=True)
     if torch.cuda.is_available():
         torch.backends.cuda.enable_cudnn_sdp(False)   # it would plan anew for every shape
@@ -602,7 +675,10 @@ def main():
     t.say(f"ready on {t.device}")
     t.keep_base()
     t.say("kept the base on plain text")
-    t.measure("base", a.smoke, a.seconds)
+    if a.start:
+        t.begin_again(a)
+    else:
+        t.measure("base", a.smoke, a.seconds)
     try:
         t.run(a.seconds - a.measuring)
     except Exception:

@@ -35,6 +35,7 @@ class Data:
         with open(os.path.join(folder, "tokenizer.json"), encoding="utf-8") as f:
             vocab = json.load(f)["model"]["vocab"]
         self.tokens = {i: t for t, i in vocab.items()}
+        self.mined = {}   # of questions: passages that the model itself takes for right
         shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
         self.bytes = {chr(b): b for b in shown} | {chr(256 + n): b for n, b in enumerate(b for b in range(256) if b not in shown)}
 
@@ -76,7 +77,7 @@ class Data:
         if not self.q_multihop[q]:
             gold = [gold[self.q_cite[q]]]
         cite = gold[min(int(self.q_cite[q]), len(gold) - 1)]
-        wrong = list(self.q_negatives[q])
+        wrong = list(dict.fromkeys([int(p) for p in self.q_negatives[q]] + self.mined.get(int(q), [])))
         rng.shuffle(wrong)
         chosen = (gold if found else []) + wrong
         chosen = chosen[:max(docs, len(gold) if found else 1)]
@@ -86,7 +87,7 @@ class Data:
     def where(self, body, q):
         """Where the tokens of q's answer begin in these of a passage; -1: nowhere."""
         want = self.q_answer[q].astype(np.uint16)
-        if len(want) < 2:
+        if not len(want):
             return -1
         body = body.astype(np.uint16).tobytes()
         for first in (want[0], self.bare[want[0]]):   # behind a space, or where a line begins
@@ -99,8 +100,8 @@ class Data:
         return -1
 
     def holds(self, p, q):
-        """Do the tokens of q's answer stand in passage p?"""
-        return self.where(self.p_body[p], q) >= 0
+        """Do the tokens of q's answer stand in passage p? One alone tells nothing."""
+        return len(self.q_answer[q]) > 1 and self.where(self.p_body[p], q) >= 0
 
     def inverse(self, questions):
         """Of passages: the questions among these that they answer, and those that
@@ -117,18 +118,22 @@ class Data:
         body = self.p_body[p]
         if len(body) <= cap:
             return body
-        at = max(self.where(body, q), 0)
+        at = self.where(body, q)
+        if at < 0:
+            at = int(rng.integers(max(1, len(body) - len(self.q_answer[q]))))
         low, high = max(0, at + len(self.q_answer[q]) - cap), min(at, len(body) - cap)
         begin = int(rng.integers(low, high + 1)) if low <= high else at
         return body[:cap] if begin < 8 else body[begin:begin + cap]
 
-    def tree(self, i, rng, docs, cap, most, none_share):
+    def tree(self, i, rng, docs, cap, most, none_share, withheld=0.0):
         """Several questions about the same evidence as one sequence: the evidence is
         its trunk, every question with its answer a branch. More than three passages
-        share three items, as in a long document. Returns ids, branches and of every
-        answer its place and length; None when the evidence lacks the answer."""
+        share three items, as in a long document. withheld: how often the evidence is
+        what only resembles the first question's. Returns ids, branches and of every
+        answer its place and length; None when it cannot be told what is right."""
         m = self.meta
-        chosen, _ = self.evidence(i, rng, True, docs)
+        given = rng.random() >= withheld
+        chosen, _ = self.evidence(i, rng, given, docs)
         bodies = [self.cut(p, i, cap, rng) for p in chosen]
         item = np.sort(rng.integers(0, 3, len(bodies))) if len(bodies) > 3 else np.arange(len(bodies))
         item = np.unique(item, return_inverse=True)[1] + 1   # the number of every passage's item
@@ -148,20 +153,21 @@ class Data:
         def cited(j):
             """The evidence that answers j: its number, 0: none, -1: not to be told."""
             gold = int(self.q_positives[j][min(int(self.q_cite[j]), len(self.q_positives[j]) - 1)])
-            holding = [n for n, body in enumerate(bodies) if self.where(body, j) >= 0]
+            said = self.text(self.q_answer[j]).strip().lower() in ("yes", "no")
+            holding = [] if said else [n for n, body in enumerate(bodies) if self.where(body, j) >= 0]
             if gold in shown:
                 n = [int(p) for p in chosen].index(gold)
-                told = n in holding or self.text(self.q_answer[j]).strip().lower() in ("yes", "no")
-                return int(item[n]) if told else -1
+                whole = len(bodies[n]) == len(self.p_body[gold])
+                return int(item[n]) if whole or said or n in holding else -1
             return -1 if holding or shown & set(self.q_positives[j].tolist()) else 0
 
         at = sum(map(len, ids))
         found = [j for j in dict.fromkeys([i] + [int(j) for j in rng.permutation(here)]) if cited(j) > 0]
-        none = [j for j in dict.fromkeys(int(j) for j in rng.permutation(near)) if j not in found and cited(j) == 0]
-        if not found:
+        none = [j for j in dict.fromkeys(([] if given else [i]) + [int(j) for j in rng.permutation(near)]) if j not in found and cited(j) == 0]
+        if not found if given else i not in none:
             return None
-        few = len(found) / 2 + rng.random()   # one without an answer to two with
-        wanted = none[:min(int((rng.random(most) < none_share).sum()), int(few))]
+        few = int(len(found) / 2 + rng.random())   # one without an answer to two with
+        wanted = none[:max(min(int((rng.random(most) < none_share).sum()), few), 0 if given else 1)]
         wanted += found[:most - len(wanted)]
         marks, answers = [np.zeros(at, np.int64)], []
         for n, j in enumerate(dict.fromkeys(wanted)):

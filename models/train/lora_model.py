@@ -110,9 +110,9 @@ class Packed:
         continue the trunk's."""
         order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
         ids, pos, self.shapes, self.row, at = [], [], [], [0] * len(sequences), 0
-        self.masks = []
+        self.masks, even = [], 8 if branches is None else 16   # as the kernels for masks want them
         while order:
-            T, n = -(-len(sequences[order[0]]) // 8) * 8, 0
+            T, n = -(-len(sequences[order[0]]) // even) * even, 0
             while n < len(order) and len(sequences[order[n]]) > (0.7 * T if T > 32 else 0):
                 n += 1
             block = np.zeros((n, T), np.int64)
@@ -133,11 +133,12 @@ class Packed:
             ids.append(block.reshape(-1))
             pos.append(where.reshape(-1))
             self.shapes.append((n, T))
-            seen = None
+            hidden = None
             if branches is not None:
-                seen = np.tril(np.ones((T, T), bool)) & ((branch[:, None] == 0) | (branch[:, None] == branch[:, :, None]))
-                seen = torch.from_numpy(np.where(seen[:, None], np.float32(0), np.float32(-1e9))).to(device)
-            self.masks.append(seen)
+                branch = torch.from_numpy(branch).to(device)
+                hidden = (branch[:, None] != 0) & (branch[:, None] != branch[:, :, None])
+                hidden |= torch.ones(T, T, dtype=torch.bool, device=device).triu(1)
+            self.masks.append(hidden)
             at, order = at + n * T, order[n:]
         self.ids, self.pos = (torch.from_numpy(np.concatenate(x)).to(device) for x in (ids, pos))
 
@@ -215,6 +216,8 @@ class Model:
         normed inputs of these layers instead, and nothing is computed behind them."""
         x = self.embed[packed.ids].float()
         cos, sin = self.cos[packed.pos][:, None], self.sin[packed.pos][:, None]
+        masks = [m if m is None else torch.zeros(m.shape, dtype=torch.float32 if self.thin else self.dtype, device=m.device)
+                 .masked_fill_(m, -1e9)[:, None] for m in packed.masks]
         out = []
         for i in range(LAYERS):
             if self.thin and i == self.first and grad:
@@ -229,7 +232,7 @@ class Model:
             q, k = Rotate.apply(qk.reshape(-1, H + G, D), cos, sin).split([H, G], 1)
             k, v = (y.repeat_interleave(H // G, 1) for y in (k, v.reshape(-1, G, D)))
             sizes, parts = [b * T for b, T in packed.shapes], []
-            for (b, T), mask, *qkv in zip(packed.shapes, packed.masks, q.split(sizes), k.split(sizes), v.split(sizes)):
+            for (b, T), mask, *qkv in zip(packed.shapes, masks, q.split(sizes), k.split(sizes), v.split(sizes)):
                 q1, k1, v1 = (y.reshape(b, T, H, D).transpose(1, 2) for y in qkv)
                 if self.thin:   # quicker there in float32, backwards above all
                     q1, k1, v1 = q1.float(), k1.float(), v1.float()
