@@ -1,7 +1,7 @@
 /* Stage 1: documents are packed into forward passes, pooled, and appended to the
  * bank by extents.
  *
- *   next documents are packed    while a batch runs and another is queued
+ *   next documents are packed    while a batch runs and others are queued
  *   pooled rows of a layer leave while the next layer is computed (a stream of copies)
  *   an extent is written         while the next one is computed into the other stage
  *
@@ -64,6 +64,10 @@ bool msa_prefill_stage_bytes(const msa_config *c, int64_t extent_chunks, int64_t
 
 enum { ROW_RK, ROW_K, ROW_V, ROW_KINDS };
 
+/* Batches that are queued at a time: while the host waits for a disk or for documents
+ * the device works on. They share the memory of one. */
+enum { FLIGHTS = 4 };
+
 /* A batch takes no fewer tokens than this for want of memory. */
 #define LEAST_BATCH 256
 
@@ -118,7 +122,7 @@ typedef struct run {
     int64_t n_rows, n_chunks, n_docs;
 
     msa_kern_stream *copies;
-    flight flights[2];          /* used in turn: flights[turn] is the older one */
+    flight flights[FLIGHTS];    /* used in turn: flights[turn] is the oldest */
     int turn;
     extent extents[2], *x;      /* x: the one being filled, or that was last */
 
@@ -311,8 +315,10 @@ static msa_rc land(run *r, flight *f, msa_err *err)
 
 static msa_rc land_all(run *r, msa_err *err)
 {
-    msa_rc rc = land(r, &r->flights[r->turn], err);
-    return rc < 0 ? rc : land(r, &r->flights[!r->turn], err);
+    msa_rc rc = MSA_OK;
+    for (int i = 0; rc == MSA_OK && i < FLIGHTS; i++)
+        rc = land(r, &r->flights[(r->turn + i) % FLIGHTS], err);
+    return rc;
 }
 
 /* Pools layer l's keys, values and router keys and sends them to the stage. The
@@ -379,8 +385,8 @@ static msa_rc queue_layers(run *r, msa_err *err)
     return rc;
 }
 
-/* Sends the batch off behind the one that runs, when the one before that has
- * landed, and empties it; closes: it is the last of its extent. */
+/* Sends the batch off behind those that are queued, when the oldest of as many as may
+ * be has landed, and empties it; closes: it is the last of its extent. */
 static msa_rc run_batch(run *r, bool closes, msa_err *err)
 {
     flight *f = &r->flights[r->turn];
@@ -404,7 +410,7 @@ static msa_rc run_batch(run *r, bool closes, msa_err *err)
     f->n_docs = r->n_docs;
     f->n_rows = r->n_rows;
     f->closes = closes ? r->x : NULL;
-    r->turn = !r->turn;
+    r->turn = (r->turn + 1) % FLIGHTS;
     r->n_rows = r->n_chunks = r->n_docs = 0;
     if (f->landed)
         return MSA_OK;
@@ -452,8 +458,8 @@ static msa_rc open_extent(run *r, int64_t chunks, msa_err *err)
 {
     extent *x = r->x == &r->extents[0] ? &r->extents[1] : &r->extents[0];
     msa_rc rc = MSA_OK;
-    for (int i = 0; rc == MSA_OK && x->closed && i < 2; i++)
-        rc = land(r, &r->flights[r->turn ^ i], err);
+    for (int i = 0; rc == MSA_OK && x->closed && i < FLIGHTS; i++)
+        rc = land(r, &r->flights[(r->turn + i) % FLIGHTS], err);
     if (rc == MSA_OK && r->writing == x)
         rc = end_writing(r, err);
     if (rc == MSA_OK)
@@ -548,8 +554,9 @@ static msa_rc begin(run *r, msa_err *err)
         rc = msa_kern_event_new(kern, &r->pool[i].ready, err);
         if (rc == MSA_OK)
             rc = msa_kern_event_new(kern, &r->pool[i].copied, err);
-        if (rc == MSA_OK)
-            rc = msa_kern_event_new(kern, &r->flights[i].began, err);
+    }
+    for (int i = 0; rc == MSA_OK && i < FLIGHTS; i++) {
+        rc = msa_kern_event_new(kern, &r->flights[i].began, err);
         if (rc == MSA_OK)
             rc = msa_kern_event_new(kern, &r->flights[i].done, err);
         if (rc == MSA_OK)
@@ -594,6 +601,8 @@ static msa_rc finish(run *r, msa_rc rc, msa_err *err)
         free_extent(r, &r->extents[i]);
         msa_kern_event_free(kern, r->pool[i].ready);
         msa_kern_event_free(kern, r->pool[i].copied);
+    }
+    for (int i = 0; i < FLIGHTS; i++) {
         msa_kern_event_free(kern, r->flights[i].began);
         msa_kern_event_free(kern, r->flights[i].done);
         msa_kern_event_free(kern, r->flights[i].landed);
