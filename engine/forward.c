@@ -136,9 +136,8 @@ msa_rc msa_forward_place(msa_model *m, msa_forward *f, const int64_t *pos, int64
 msa_rc msa_forward_project(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err)
 {
     const msa_config *c = &m->config;
-    msa_rc rc = msa_kern_rms_norm(m->kern, NULL, f->x, l->attn_norm, c->rms_eps, M, c->E, f->xn, err);
-    if (rc == MSA_OK)
-        rc = msa_kern_linear(m->kern, NULL, l->qkv, f->xn, M, f->qkv, MSA_LINEAR_ACT, err);
+    msa_rc rc = msa_kern_norm_linear(m->kern, NULL, f->x, l->attn_norm, c->rms_eps, l->qkv, M, f->xn, NULL,
+                                     f->qkv, err);
     if (rc == MSA_OK)
         rc = msa_kern_qk_rope(m->kern, NULL, f->qkv, M, msa_config_heads(c), l->q_norm, l->k_norm,
                               c->rms_eps, f->pos, c->rope_theta, err);
@@ -150,11 +149,8 @@ msa_rc msa_forward_finish(msa_model *m, const msa_layer *l, msa_forward *f, int6
     const msa_config *c = &m->config;
     msa_rc rc = msa_kern_linear(m->kern, NULL, l->o, f->att, M, f->x, MSA_LINEAR_ADD, err);
     if (rc == MSA_OK)
-        rc = msa_kern_rms_norm(m->kern, NULL, f->x, l->mlp_norm, c->rms_eps, M, c->E, f->xn, err);
-    if (rc == MSA_OK)
-        rc = msa_kern_linear(m->kern, NULL, l->gate_up, f->xn, M, f->gate_up, MSA_LINEAR_ACT, err);
-    if (rc == MSA_OK)
-        rc = msa_kern_swiglu(m->kern, NULL, f->gate_up, M, c->I, f->mlp, err);
+        rc = msa_kern_norm_linear(m->kern, NULL, f->x, l->mlp_norm, c->rms_eps, l->gate_up, M, f->xn,
+                                  f->gate_up, f->mlp, err);
     if (rc == MSA_OK)
         rc = msa_kern_linear(m->kern, NULL, l->down, f->mlp, M, f->x, MSA_LINEAR_ADD, err);
     return rc;

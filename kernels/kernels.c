@@ -527,6 +527,32 @@ msa_rc msa_kern_swiglu(msa_kern *k, msa_kern_stream *st, const void *gu, int64_t
     return k->ops->swiglu(k, st, gu, M, I, out, err);
 }
 
+msa_rc msa_kern_norm_linear(msa_kern *k, msa_kern_stream *st, const float *x, const float *gamma,
+                            float eps, const msa_kern_weight *w, int64_t M, void *xn, void *gu,
+                            void *out, msa_err *err)
+{
+    REFUSE_NULL(k);
+    REFUSE_NULL(w);
+    REFUSE(w->owner != k, "the weight belongs to another backend");
+    REFUSE(M < 0 || !FITS(M, w->K) || !FITS(M, w->N) || (gu && w->N % 2), "a shape out of range");
+    REFUSE(!(eps >= 0), "eps must not be negative");
+    REFUSE_BEYOND(M, rows);
+    if (M == 0)
+        return MSA_OK;
+    REFUSE_NULL(x);
+    REFUSE_NULL(gamma);
+    REFUSE_NULL(xn);
+    REFUSE_NULL(out);
+    if (k->ops->norm_linear)
+        return k->ops->norm_linear(k, st, x, gamma, eps, w, M, xn, gu, out, err);
+    msa_rc rc = k->ops->rms_norm(k, st, x, gamma, eps, M, w->K, xn, err);
+    if (rc == MSA_OK)
+        rc = k->ops->linear(k, st, w, xn, M, gu ? gu : out, MSA_LINEAR_ACT, err);
+    if (rc == MSA_OK && gu)
+        rc = k->ops->swiglu(k, st, gu, M, w->N / 2, out, err);
+    return rc;
+}
+
 msa_rc msa_kern_gather(msa_kern *k, msa_kern_stream *st, const float *x, int64_t E,
                        const int64_t *idx, int64_t R, float *out, msa_err *err)
 {

@@ -136,7 +136,7 @@ msa_rc msa_kern_event_seconds(msa_kern *k, msa_kern_event *from, msa_kern_event 
 /* A run of operations that is repeated with the same operations, shapes and device
  * pointers, while what its host arrays hold (borders, segments, cache lengths)
  * changes: a decoding step. Between begin and end stand only rms_norm, linear,
- * qk_rope, cache_store, attn_memory, swiglu and gather, all on st. A backend that
+ * norm_linear, qk_rope, cache_store, attn_memory, swiglu and gather, all on st. A backend that
  * records keeps the first run of a key and replays it, taking the arrays of each
  * later run; the others compute at once. key > 0. A run that differs from the
  * recorded one in anything but its arrays is recorded anew. Nothing may be relied on before end. After an error in
@@ -231,6 +231,13 @@ msa_rc msa_kern_cache_store(msa_kern *k, msa_kern_stream *st, const void *qkv, m
 /* out [M,I] act = silu(gate) * up; gu [M,2I] act holds gate, then up. */
 msa_rc msa_kern_swiglu(msa_kern *k, msa_kern_stream *st, const void *gu, int64_t M, int64_t I,
                        void *out, msa_err *err);
+
+/* rms_norm into xn [M,K] act, then y = xn W^T: out [M,N] act = y with gu NULL; else
+ * swiglu of it, out [M,N/2] act, with gu [M,N] act as room for y (undefined
+ * afterwards; N even). Backends may do it in one go, rounding less in between. */
+msa_rc msa_kern_norm_linear(msa_kern *k, msa_kern_stream *st, const float *x, const float *gamma,
+                            float eps, const msa_kern_weight *w, int64_t M, void *xn, void *gu,
+                            void *out, msa_err *err);
 
 /* out [R,E] f32 = rows idx[R] (host) of x [M,E] f32. */
 msa_rc msa_kern_gather(msa_kern *k, msa_kern_stream *st, const float *x, int64_t E,

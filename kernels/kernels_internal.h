@@ -64,6 +64,10 @@ typedef struct msa_kern_ops {
                           const int64_t *at, msa_err *err);
     msa_rc (*swiglu)(msa_kern *k, msa_kern_stream *st, const void *gu, int64_t M, int64_t I,
                      void *out, msa_err *err);
+    /* NULL: rms_norm, linear and swiglu one after the other */
+    msa_rc (*norm_linear)(msa_kern *k, msa_kern_stream *st, const float *x, const float *gamma,
+                          float eps, const msa_kern_weight *w, int64_t M, void *xn, void *gu,
+                          void *out, msa_err *err);
     msa_rc (*gather)(msa_kern *k, msa_kern_stream *st, const float *x, int64_t E,
                      const int64_t *idx, int64_t R, float *out, msa_err *err);
 

@@ -96,6 +96,73 @@ static void products_of_the_models(void **unused)
     }
 }
 
+/* Few rows take kernels of their own, whose turns along a row depend on its length. */
+static void products_of_few_rows(void **unused)
+{
+    (void)unused;
+    static const int64_t shapes[][2] = {{70, 576}, {66, 2560}, {150, 4096}, {68, 9728}};
+    static const int64_t rows[] = {1, 2, 3, 4, 5, 8, 9, 16};
+    MSA_EACH_SUBJECT(s) {
+        msa_rand_seed(52);
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+            const int64_t N = shapes[i][0], K = shapes[i][1];
+            uint16_t *w16 = random_bf16(N * K);
+            msa_kern_weight *w;
+            OK(msa_kern_weight_new(s->k, w16, MSA_BF16, N, K, &w, NULL));
+            for (size_t m = 0; m < sizeof rows / sizeof *rows; m++)
+                product_case(s, w, w16, rows[m], N, K, (msa_linear_mode)((i + m) % 3));
+            msa_kern_weight_free(s->k, w);
+            free(w16);
+        }
+    }
+}
+
+static void norm_linear_case(const msa_subject *s, int64_t M, int64_t N, int64_t K, bool gated)
+{
+    const int64_t columns = gated ? N / 2 : N;
+    float *w = msa_rand_new(N * K, 1), *x = msa_rand_new(M * K, 3), *gamma = msa_rand_new(K, 2), *out[2][2];
+    for (int64_t i = 0; i < N * K; i++)
+        w[i] /= sqrtf((float)K); /* outputs of about 1, as silu is made for */
+    for (int side = 0; side < 2; side++) {
+        msa_kern *k = side ? s->ref : s->k;
+        msa_kern_weight *kw;
+        OK(msa_kern_weight_new(k, w, MSA_F32, N, K, &kw, NULL));
+        msa_tensor tx = msa_tensor_of(k, MSA_F32, x, M * K), tg = msa_tensor_of(k, MSA_F32, gamma, K);
+        msa_tensor xn = msa_tensor_new(k, s->act, M * K), gu = msa_tensor_new(k, s->act, M * N);
+        msa_tensor y = msa_tensor_new(k, s->act, M * columns);
+        OK(msa_kern_norm_linear(k, NULL, tx.p, tg.p, 1e-6f, kw, M, xn.p, gated ? gu.p : NULL, y.p, NULL));
+        msa_tensor *read[2] = {&xn, &y};
+        for (int i = 0; i < 2; i++) {
+            out[side][i] = malloc((size_t)read[i]->n * 4);
+            msa_tensor_read(read[i], out[side][i]);
+        }
+        msa_tensor *done[] = {&tx, &tg, &xn, &gu, &y};
+        for (size_t i = 0; i < sizeof done / sizeof *done; i++)
+            msa_tensor_done(done[i]);
+        msa_kern_weight_free(k, kw);
+    }
+    msa_check_close(s, out[0][0], out[1][0], M * K, msa_sum_bound(s), "the norm of norm_linear");
+    /* the reference rounds to bf16 up to three times on the way, a backend perhaps once */
+    msa_check_close(s, out[0][1], out[1][1], M * columns, s->act == MSA_F32 ? 1e-11 : 5e-5, "norm_linear");
+    for (int i = 0; i < 4; i++)
+        free(out[i / 2][i % 2]);
+    free(w), free(x), free(gamma);
+}
+
+static void norm_linear_agrees(void **unused)
+{
+    (void)unused;
+    static const int64_t rows[] = {1, 2, 3, 4, 5, 8, 9, 16, 17, 40};
+    static const int64_t shapes[][2] = {{2, 1}, {46, 75}, {70, 576}, {66, 2560}, {20, 4096}};
+    MSA_EACH_SUBJECT(s) {
+        msa_rand_seed(58);
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+            for (size_t m = 0; m < sizeof rows / sizeof *rows; m++)
+                for (int gated = 0; gated < 2; gated++)
+                    norm_linear_case(s, rows[m], shapes[i][0], shapes[i][1], gated);
+    }
+}
+
 /* ---- rows ------------------------------------------------------------------------- */
 
 static void rows_case(const msa_subject *s, msa_kern_heads h, int64_t E, int64_t I, int64_t M)
@@ -414,8 +481,8 @@ static void layer_done(layer *l)
 }
 
 /* Step `step` of B questions, recorded under `key` unless it is 0; out [B, E]. The
- * arrays, not the shapes, depend on the step. twice: the last matrix is used twice,
- * a run of more operations. */
+ * arrays, not the shapes, depend on the step. twice: the last matrix is used twice
+ * and the operations of the MLP are asked for one by one, a run of more operations. */
 static void layer_step(layer *l, int64_t key, int64_t B, int step, bool twice, float *out)
 {
     msa_kern *k = l->k;
@@ -445,15 +512,18 @@ static void layer_step(layer *l, int64_t key, int64_t B, int step, bool twice, f
     if (key)
         OK(msa_kern_graph_begin(k, NULL, key, NULL));
     float *gamma = l->gamma.p;
-    OK(msa_kern_rms_norm(k, NULL, l->x.p, gamma, 1e-6f, B, l->E, l->xn.p, NULL));
-    OK(msa_kern_linear(k, NULL, l->qkv, l->xn.p, B, l->row.p, MSA_LINEAR_ACT, NULL));
+    OK(msa_kern_norm_linear(k, NULL, l->x.p, gamma, 1e-6f, l->qkv, B, l->xn.p, NULL, l->row.p, NULL));
     OK(msa_kern_qk_rope(k, NULL, l->row.p, B, h, gamma + l->E, gamma + l->E + h.D, 1e-6f, l->pos.p, 1e4, NULL));
     OK(msa_kern_cache_store(k, NULL, l->row.p, h, B, rows, ck, cv, at, NULL));
     OK(msa_kern_attn_memory(k, NULL, l->row.p, width, h, B, rows, segs, seg_start, caches, l->att.p, NULL));
     OK(msa_kern_linear(k, NULL, l->o, l->att.p, B, l->x.p, MSA_LINEAR_ADD, NULL));
     OK(msa_kern_rms_norm(k, NULL, l->x.p, gamma, 1e-6f, B, l->E, l->xn.p, NULL));
-    OK(msa_kern_linear(k, NULL, l->gate_up, l->xn.p, B, l->gu.p, MSA_LINEAR_ACT, NULL));
-    OK(msa_kern_swiglu(k, NULL, l->gu.p, B, l->I, l->mid.p, NULL));
+    if (twice) {
+        OK(msa_kern_linear(k, NULL, l->gate_up, l->xn.p, B, l->gu.p, MSA_LINEAR_ACT, NULL));
+        OK(msa_kern_swiglu(k, NULL, l->gu.p, B, l->I, l->mid.p, NULL));
+    } else {
+        OK(msa_kern_norm_linear(k, NULL, l->x.p, gamma, 1e-6f, l->gate_up, B, l->xn.p, l->gu.p, l->mid.p, NULL));
+    }
     for (int i = 0; i < 1 + twice; i++)
         OK(msa_kern_linear(k, NULL, l->down, l->mid.p, B, l->x.p, MSA_LINEAR_ADD, NULL));
     OK(msa_kern_gather(k, NULL, l->x.p, l->E, idx, B, l->picked.p, NULL));
@@ -554,6 +624,8 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_of_the_models),
+        cmocka_unit_test(products_of_few_rows),
+        cmocka_unit_test(norm_linear_agrees),
         cmocka_unit_test(rows_of_the_models),
         cmocka_unit_test(packed_attention_of_the_models),
         cmocka_unit_test(memory_attention_of_the_models),
