@@ -199,8 +199,10 @@ static void plain_launch(cudaStream_t st, const msa_cuda_attn_call *call, int64_
  * a thread's share is 16 bytes of a row.
  *
  * The keys of a sequence are split over the blocks of a cluster and their warps; partial
- * sums meet in shared memory, a warp's first, then those of the cluster. */
-enum { DECODE_WARPS = 8, DECODE_ROWS = 8, DECODE_KEYS = 16 };
+ * sums meet in shared memory, a warp's first, then those of the cluster. An SM holds 16
+ * warps: blocks are of 8 where they are few, so that every warp has one block of 16 keys,
+ * and of 4 where they are many, so that no second wave of them begins late. */
+enum { DECODE_ROWS = 8, DECODE_KEYS = 16, DECODE_SPLITS = 8, DECODE_SM_WARPS = 16 };
 
 /* Where a key stands. A call's tables are no kernel's output, what their pointers name is. */
 struct decode_key {
@@ -210,11 +212,11 @@ struct decode_key {
 };
 
 static __device__ __forceinline__ decode_key decode_find(const msa_cuda_attn_call &c,
-                                                         const msa_cuda_attn_seq &s, int key, int g)
+                                                         const msa_cuda_attn_seq *s, int key, int g)
 {
-    const int64_t *first = c.first + s.part;
-    const int i = msa_attn_find(first, (int)s.n_parts, key);
-    const msa_cuda_attn_part *p = c.parts + s.part + i;
+    const int64_t *first = c.first + s->part;
+    const int i = msa_attn_find(first, (int)s->n_parts, key);
+    const msa_cuda_attn_part *p = c.parts + s->part + i;
     const int row = key - (int)__ldg(first + i);
     decode_key r;
     r.kind = p->kind;
@@ -236,31 +238,77 @@ template <int D> struct decode_tile {
     uint4 k[2][D / 32], v[4][D / 64];
 };
 
-/* KIND: how all 16 keys are read, or -1 when they differ. Lane l holds key l % 16. */
+/* Asks for the bf16 rows of 16 keys in the L2 cache, where what may yet be written to them
+ * arrives too. Lane l holds key l % 16. */
+template <int D> static __device__ __forceinline__ void decode_prefetch(const decode_key &key)
+{
+    enum { SECTORS = D / 16 }; /* of 32 bytes */
+    const int lane = threadIdx.x & 31;
+    const unsigned long long mine = (unsigned long long)(lane & 16 ? key.v : key.k);
+#pragma unroll
+    for (int i = 0; i < SECTORS; i++) {
+        const unsigned long long row = __shfl_sync(~0u, mine, (i * 32 + lane) / SECTORS);
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(row + lane % SECTORS * 32));
+    }
+}
+
+/* KIND: how all 16 keys are read. Lane l holds key l % 16. */
 template <int D, int KIND>
 static __device__ __forceinline__ void decode_load(const decode_key &key, decode_tile<D> *t)
 {
     const int lane = threadIdx.x & 31;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        const int from = lane / 4 + 8 * i;
-        const void *row = (const void *)__shfl_sync(~0u, (unsigned long long)key.k, from);
-        const int kind = KIND >= 0 ? KIND : __shfl_sync(~0u, key.kind, from);
-        const int dtype = KIND >= 0 ? 0 : __shfl_sync(~0u, key.dtype, from);
+        const void *row = (const void *)__shfl_sync(~0u, (unsigned long long)key.k, lane / 4 + 8 * i);
 #pragma unroll
         for (int j = 0; j < D / 32; j++)
-            t->k[i][j] = msa_attn_load8(row, lane % 4 * 8 + 32 * j, kind, dtype);
+            t->k[i][j] = msa_attn_load8(row, lane % 4 * 8 + 32 * j, KIND, 0);
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         const int from = lane % 4 * 2 + (i & 1) + 8 * (i >> 1);
         const void *row = (const void *)__shfl_sync(~0u, (unsigned long long)key.v, from);
-        const int kind = KIND >= 0 ? KIND : __shfl_sync(~0u, key.kind, from);
-        const int dtype = KIND >= 0 ? 0 : __shfl_sync(~0u, key.dtype, from);
 #pragma unroll
         for (int j = 0; j < D / 64; j++)
-            t->v[i][j] = msa_attn_load8(row, lane / 4 * 8 + 64 * j, kind, dtype);
+            t->v[i][j] = msa_attn_load8(row, lane / 4 * 8 + 64 * j, KIND, 0);
     }
+}
+
+/* Rows of 16 keys that are not all read in one way, each lane with that of key lane % 16,
+ * to shared memory. */
+template <int D>
+static __device__ __forceinline__ void decode_stage(const decode_key &key, const void *mine,
+                                                    uint4 (*stage)[D / 8])
+{
+    __syncwarp();
+#pragma unroll 1
+    for (int e = threadIdx.x & 31; e < DECODE_KEYS * (D / 8); e += 32) {
+        const int from = e / (D / 8), at = e % (D / 8);
+        const void *row = (const void *)__shfl_sync(~0u, (unsigned long long)mine, from);
+        const int kind = __shfl_sync(~0u, key.kind, from), dtype = __shfl_sync(~0u, key.dtype, from);
+        stage[from][at] = msa_attn_load8(row, at * 8, kind, dtype);
+    }
+    __syncwarp();
+}
+
+template <int D>
+static __device__ __forceinline__ void decode_load_any(const decode_key &key, uint4 (*stage)[D / 8],
+                                                       decode_tile<D> *t)
+{
+    const int lane = threadIdx.x & 31;
+    decode_stage<D>(key, key.k, stage);
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int j = 0; j < D / 32; j++)
+            t->k[i][j] = stage[lane / 4 + 8 * i][lane % 4 + 4 * j];
+    decode_stage<D>(key, key.v, stage);
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < D / 64; j++)
+            t->v[i][j] = stage[lane % 4 * 2 + (i & 1) + 8 * (i >> 1)][lane / 4 + 8 * j];
+    __syncwarp();
 }
 
 static __device__ __forceinline__ uint32_t word(const uint4 &x, int i)
@@ -283,51 +331,49 @@ static __device__ __forceinline__ float shrunk(float from, float to)
     return to == -INFINITY ? 1 : msa_attn_exp2(from - to);
 }
 
-template <int D> struct decode_shared {
-    uint4 q[DECODE_ROWS][D / 8 + 4]; /* wider than a row, for the banks */
-    float acc[DECODE_WARPS][DECODE_ROWS][D], top[DECODE_WARPS][DECODE_ROWS],
-        sum[DECODE_WARPS][DECODE_ROWS];
+/* Rows of q and acc are wider than they need to be, for the banks. */
+template <int D, int WARPS> struct decode_shared {
+    uint4 q[DECODE_ROWS][D / 8 + 4];
+    float acc[WARPS][2][DECODE_ROWS / 2][D + 2]; /* a warp's row r at [r % 2][r / 2]; no less than 16 keys */
+    float top[WARPS][DECODE_ROWS], sum[WARPS][DECODE_ROWS];
     float all_acc[DECODE_ROWS][D], all_top[DECODE_ROWS], all_sum[DECODE_ROWS];
 };
 
-/* Flat rows tile * 8 .. of a sequence over key blocks b, b + 8, .. < to: one warp's part,
- * left in shared memory. key: that of lane % 16 in block b, if there is one. */
-template <int D>
+/* Flat rows tile * 8 .. of a sequence over key blocks b, b + WARPS, .. < to: one warp's part,
+ * left in shared memory. key: that of lane % 16 in block b. */
+template <int D, int WARPS>
 static __device__ __forceinline__ void decode_warp(const msa_cuda_attn_call &c,
-                                                   const msa_cuda_attn_seq &s, int g, int tile, int b,
+                                                   const msa_cuda_attn_seq *s, int g, int tile, int b,
                                                    int to, decode_key key, float scale,
-                                                   decode_shared<D> *sh)
+                                                   decode_shared<D, WARPS> *sh)
 {
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, group = c.H / c.G;
-    const int n_flat = (int)s.n_rows * group;
+    const int n_flat = (int)s->n_rows * group;
     int limit[2];
 #pragma unroll
     for (int i = 0; i < 2; i++)
-        limit[i] = (int)(s.keys - s.n_rows) +
+        limit[i] = (int)(s->keys - s->n_rows) +
                    min(tile * DECODE_ROWS + lane % 4 * 2 + i, n_flat - 1) / group;
     float acc[D / 16][4], top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
 #pragma unroll
     for (int j = 0; j < D / 16; j++)
         acc[j][0] = acc[j][1] = acc[j][2] = acc[j][3] = 0;
 
-    const int last = (int)s.keys - 1;
-    for (; b < to; b += DECODE_WARPS) {
+    const int last = (int)s->keys - 1;
+    for (; b < to; b += WARPS) {
         decode_tile<D> t;
         if (__all_sync(~0u, key.kind == MSA_ATTN_BF16))
             decode_load<D, MSA_ATTN_BF16>(key, &t);
         else if (__all_sync(~0u, key.kind == MSA_ATTN_I8))
             decode_load<D, MSA_ATTN_I8>(key, &t);
         else
-            decode_load<D, -1>(key, &t);
+            decode_load_any<D>(key, (uint4(*)[D / 8])sh->acc[warp], &t); /* acc is not needed yet */
         float k_scale[2], v_scale[2];
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             k_scale[i] = __shfl_sync(~0u, key.k_scale, lane / 4 + 8 * i) * scale;
             v_scale[i] = __shfl_sync(~0u, key.v_scale, lane / 4 + 8 * i);
         }
-        if (b + DECODE_WARPS < to) /* while the loads are under way */
-            key = decode_find(c, s, min((b + DECODE_WARPS) * DECODE_KEYS + (lane & 15), last), g);
-
         float even[4] = {0, 0, 0, 0}, odd[4] = {0, 0, 0, 0};
 #pragma unroll
         for (int j = 0; j < D / 32; j++) {
@@ -335,6 +381,8 @@ static __device__ __forceinline__ void decode_warp(const msa_cuda_attn_call &c,
             msa_attn_mma(even, t.k[0][j].x, t.k[1][j].x, t.k[0][j].y, t.k[1][j].y, q.x, q.y);
             msa_attn_mma(odd, t.k[0][j].z, t.k[1][j].z, t.k[0][j].w, t.k[1][j].w, q.z, q.w);
         }
+        if (b + WARPS < to) /* here, where keys have left their registers */
+            key = decode_find(c, s, min((b + WARPS) * DECODE_KEYS + (lane & 15), last), g);
         /* score[i][r]: key lane/4 + 8 i, flat row 2 (lane%4) + r */
         float score[2][2], weight[2][2];
 #pragma unroll
@@ -386,88 +434,144 @@ static __device__ __forceinline__ void decode_warp(const msa_cuda_attn_call &c,
             sh->sum[warp][lane * 2 + r] = sum[r];
         }
         /* acc[j][i * 2 + r]: column j/4 * 64 + lane/4 * 8 + j%4 * 2 + i, row as above */
+        if (tile * DECODE_ROWS + lane % 4 * 2 + r < n_flat)
 #pragma unroll
-        for (int j = 0; j < D / 16; j++)
-            *(float2 *)&sh->acc[warp][lane % 4 * 2 + r][j / 4 * 64 + lane / 4 * 8 + j % 4 * 2] =
-                make_float2(acc[j][r], acc[j][2 + r]);
+            for (int j = 0; j < D / 16; j++)
+                *(float2 *)&sh->acc[warp][r][lane % 4][j / 4 * 64 + lane / 4 * 8 + j % 4 * 2] =
+                    make_float2(acc[j][r], acc[j][2 + r]);
     }
+}
+
+/* What N warps or blocks have of a row: largest score, sum of weights, two columns. All
+ * are read before the first is used. */
+template <int N> struct decode_sums {
+    float top[N], sum[N];
+    float2 acc[N];
+};
+
+template <int N>
+static __device__ __forceinline__ void decode_take(decode_sums<N> *s, int i, bool there, const float *top,
+                                                   const float *sum, const float *acc)
+{
+    s->top[i] = there ? *top : -INFINITY;
+    s->sum[i] = there ? *sum : 0;
+    s->acc[i] = there ? *(const float2 *)acc : make_float2(0, 0);
+}
+
+template <int N>
+static __device__ __forceinline__ void decode_add(const decode_sums<N> &s, float *top, float *sum, float *x,
+                                                  float *y)
+{
+    *top = -INFINITY;
+    *sum = *x = *y = 0;
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        *top = fmaxf(*top, s.top[i]);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        const float f = shrunk(s.top[i], *top);
+        *sum += f * s.sum[i];
+        *x += f * s.acc[i].x;
+        *y += f * s.acc[i].y;
+    }
+}
+
+/* Two neighbouring numbers of flat row f; sum >= 1 or so, for every row sees a key. */
+template <int D>
+static __device__ __forceinline__ void decode_out(const msa_cuda_attn_call &c, const msa_cuda_attn_seq &s,
+                                                  int g, int f, int col, float sum, float x, float y)
+{
+    const int group = c.H / c.G;
+    uint16_t *row = (uint16_t *)c.out + ((s.row + f / group) * c.H + (int64_t)g * group + f % group) * D;
+    *(uint32_t *)(row + col) = msa_attn_pack(__fdividef(x, sum), __fdividef(y, sum));
 }
 
 /* Cluster x: blocks x * splits .. of the grid, one key head of one sequence. Sequences of
  * more than max_flat flat rows are left to others. */
-template <int D>
-static __global__ void __launch_bounds__(DECODE_WARPS * 32, 2)
+template <int D, int WARPS>
+static __global__ void __launch_bounds__(WARPS * 32, DECODE_SM_WARPS / WARPS)
 decode_kernel(msa_cuda_attn_call c, float scale, int max_flat)
 {
-    __shared__ decode_shared<D> sh;
+    typedef decode_shared<D, WARPS> shared;
+    __shared__ shared sh;
     msa_cuda_let_next();
     cg::cluster_group cluster = cg::this_cluster();
     const int splits = (int)cluster.num_blocks(), split = (int)cluster.block_rank();
     const int unit = (int)blockIdx.x / splits, g = unit % c.G, group = c.H / c.G;
-    const msa_cuda_attn_seq s = c.seqs[unit / c.G];
+    const msa_cuda_attn_seq *seq = c.seqs + unit / c.G, s = *seq;
     const int n_flat = (int)s.n_rows * group;
     const bool mine = n_flat > 0 && n_flat <= max_flat;
     /* nothing is known of the keys of a sequence without rows */
     const int blocks = mine ? (int)((s.keys + DECODE_KEYS - 1) / DECODE_KEYS) : 0;
-    const int share = max((blocks + splits - 1) / splits, (int)DECODE_WARPS);
+    const int share = (blocks + splits - 1) / splits;
     const int from = min(split * share, blocks), to = min(from + share, blocks);
+    const int busy = min(to - from, (int)WARPS); /* warps that have keys */
     const int first = from + (int)threadIdx.x / 32;
     const int first_key = min(first * DECODE_KEYS + (int)(threadIdx.x & 15), (int)s.keys - 1);
     decode_key key = {};
-    if (first < to)
-        key = decode_find(c, s, first_key, g);
+    if (first < to) {
+        key = decode_find(c, seq, first_key, g);
+        if (__all_sync(~0u, key.kind == MSA_ATTN_BF16))
+            decode_prefetch<D>(key);
+    }
     msa_cuda_wait_previous();
     if (!mine)
         return;
 
     for (int tile = 0; tile * DECODE_ROWS < n_flat; tile++) {
-        if (tile > 0 && first < to)
-            key = decode_find(c, s, first_key, g);
-        const int used = min(n_flat - tile * DECODE_ROWS, (int)DECODE_ROWS) * D;
-        for (int e = threadIdx.x; e < DECODE_ROWS * D / 8; e += DECODE_WARPS * 32) {
+        if (tile > 0)
+            key = decode_find(c, seq, first_key, g);
+        const int rows = min(n_flat - tile * DECODE_ROWS, (int)DECODE_ROWS), pairs = rows * D / 2;
+#pragma unroll 1
+        for (int e = threadIdx.x; e < DECODE_ROWS * D / 8; e += WARPS * 32) {
             const int f = min(tile * DECODE_ROWS + e / (D / 8), n_flat - 1);
             const uint16_t *row = (const uint16_t *)c.q + (s.row + f / group) * c.q_stride +
                                   ((int64_t)g * group + f % group) * D;
             sh.q[e / (D / 8)][e % (D / 8)] = ((const uint4 *)row)[e % (D / 8)];
         }
         __syncthreads();
-        decode_warp<D>(c, s, g, tile, first, to, key, scale, &sh);
+        if (first < to)
+            decode_warp<D, WARPS>(c, seq, g, tile, first, to, key, scale, &sh);
         __syncthreads();
-        for (int e = threadIdx.x; e < used; e += DECODE_WARPS * 32) {
-            const int row = e / D;
-            float top = -INFINITY, sum = 0, x = 0;
+#pragma unroll 1
+        for (int e = threadIdx.x; e < pairs; e += WARPS * 32) {
+            const int row = e / (D / 2), col = e % (D / 2) * 2;
+            decode_sums<WARPS> parts;
 #pragma unroll
-            for (int w = 0; w < DECODE_WARPS; w++)
-                top = fmaxf(top, sh.top[w][row]);
-#pragma unroll
-            for (int w = 0; w < DECODE_WARPS; w++) {
-                const float f = shrunk(sh.top[w][row], top);
-                sum += f * sh.sum[w][row];
-                x += f * sh.acc[w][row][e % D];
-            }
-            sh.all_acc[row][e % D] = x;
-            if (e % D == 0) {
+            for (int w = 0; w < WARPS; w++)
+                decode_take(&parts, w, w < busy, &sh.top[w][row], &sh.sum[w][row],
+                            &sh.acc[w][row % 2][row / 2][col]);
+            float top, sum, x, y;
+            decode_add(parts, &top, &sum, &x, &y);
+            if (splits == 1)
+                decode_out<D>(c, s, g, tile * DECODE_ROWS + row, col, sum, x, y);
+            *(float2 *)&sh.all_acc[row][col] = make_float2(x, y);
+            if (col == 0) {
                 sh.all_top[row] = top;
                 sh.all_sum[row] = sum;
             }
         }
-        cluster.sync();
-        for (int e = split * DECODE_WARPS * 32 + threadIdx.x; e < used;
-             e += splits * DECODE_WARPS * 32) {
-            const int row = e / D, f = tile * DECODE_ROWS + row;
-            float top = -INFINITY, sum = 0, x = 0;
-            for (int i = 0; i < splits; i++)
-                top = fmaxf(top, cluster.map_shared_rank(&sh, i)->all_top[row]);
-            for (int i = 0; i < splits; i++) {
-                const decode_shared<D> *other = cluster.map_shared_rank(&sh, i);
-                const float w = shrunk(other->all_top[row], top);
-                sum += w * other->all_sum[row];
-                x += w * other->all_acc[row][e % D];
-            }
-            ((__nv_bfloat16 *)c.out)[((s.row + f / group) * c.H + (int64_t)g * group + f % group) * D +
-                                     e % D] = __float2bfloat16_rn(x / sum);
+        if (splits == 1) {
+            __syncthreads(); /* q is the next tile's */
+            continue;
         }
-        cluster.sync(); /* the others have read this block's sums */
+        cluster.sync();
+#pragma unroll 1
+        for (int e = (int)threadIdx.x * splits + split; e < pairs; e += WARPS * 32 * splits) {
+            const int row = e / (D / 2), col = e % (D / 2) * 2;
+            decode_sums<DECODE_SPLITS> parts;
+#pragma unroll
+            for (int i = 0; i < DECODE_SPLITS; i++) {
+                const shared *other = cluster.map_shared_rank(&sh, min(i, splits - 1));
+                decode_take(&parts, i, i < splits, &other->all_top[row], &other->all_sum[row],
+                            &other->all_acc[row][col]);
+            }
+            float top, sum, x, y;
+            decode_add(parts, &top, &sum, &x, &y);
+            decode_out<D>(c, s, g, tile * DECODE_ROWS + row, col, sum, x, y);
+        }
+        /* the others have read this block's sums; nothing that was written is waited for */
+        asm volatile("barrier.cluster.arrive.relaxed;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
     }
 }
 
@@ -476,10 +580,11 @@ static msa_rc decode_launch(msa_cuda *c, cudaStream_t st, const msa_cuda_attn_ca
 {
     const float scale = (float)(MSA_LOG2E / sqrt((double)call->D));
     const int64_t units = call->n_seqs * call->G;
-    int splits = 8;
+    const int warps = units * DECODE_SPLITS <= DECODE_SM_WARPS / 8 * c->n_sms ? 8 : 4;
+    int splits = DECODE_SPLITS;
     if (units > INT_MAX)
         return msa_err_set(err, MSA_FATAL, MSA_E_INTERNAL, "attention: more rows than a grid holds");
-    while (splits > 1 && units * splits > 2 * c->n_sms)
+    while (splits > 1 && units * splits > DECODE_SM_WARPS / warps * c->n_sms)
         splits /= 2;
     cudaLaunchAttribute a[2] = {};
     a[0].id = cudaLaunchAttributeClusterDimension;
@@ -489,12 +594,14 @@ static msa_rc decode_launch(msa_cuda *c, cudaStream_t st, const msa_cuda_attn_ca
     a[1].val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3((unsigned)(units * splits));
-    config.blockDim = dim3(DECODE_WARPS * 32);
+    config.blockDim = dim3((unsigned)warps * 32);
     config.stream = st;
     config.attrs = a;
     config.numAttrs = 2;
-    MSA_CUDA_TRY(cudaLaunchKernelEx(&config, call->D == 64 ? decode_kernel<64> : decode_kernel<128>,
-                                    *call, scale, max_flat));
+    void (*kernel)(msa_cuda_attn_call, float, int) =
+        call->D == 64 ? (warps == 8 ? decode_kernel<64, 8> : decode_kernel<64, 4>)
+                      : (warps == 8 ? decode_kernel<128, 8> : decode_kernel<128, 4>);
+    MSA_CUDA_TRY(cudaLaunchKernelEx(&config, kernel, *call, scale, max_flat));
     return MSA_OK;
 }
 

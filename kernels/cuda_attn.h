@@ -144,9 +144,8 @@ static __device__ __forceinline__ void msa_attn_bytes(uint32_t x, uint32_t *lo, 
     *hi = r[1];
 }
 
-/* 8 numbers that cannot be read at once. Out of line: this is rare, and its registers
- * would weigh on what is not. */
-static __device__ __noinline__ uint4 msa_attn_gather8(const void *p, int32_t dtype)
+/* 8 numbers that cannot be read at once. */
+static __device__ __forceinline__ uint4 msa_attn_gather8(const void *p, int32_t dtype)
 {
     float f[8];
 #pragma unroll
@@ -171,8 +170,13 @@ static __device__ __forceinline__ int msa_attn_size(int32_t dtype)
 /* Numbers at .. at+7 behind p as bf16. */
 static __device__ __forceinline__ uint4 msa_attn_load8(const void *p, int at, int32_t kind, int32_t dtype)
 {
-    if (kind == MSA_ATTN_BF16)
-        return *(const uint4 *)((const uint16_t *)p + at);
+    if (kind == MSA_ATTN_BF16) {
+        uint4 x; /* the compiler may not know that this is global memory */
+        asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                     : "l"((const uint16_t *)p + at));
+        return x;
+    }
     if (kind == MSA_ATTN_I8) {
         const uint2 x = *(const uint2 *)((const int8_t *)p + at);
         uint4 r;

@@ -158,6 +158,10 @@ static void memory_attention(void **unused)
             memory(s, large, (int64_t[]){21, 1}, 2, 4, 30, pad);
         }
         memory(s, small, (int64_t[]){40, 1, 2}, 3, 5, 40, 0);
+        /* one key head, with keys for all warps of a cluster and for few */
+        memory(s, large, (int64_t[]){1}, 1, 40, 700, 0);
+        memory(s, large, (int64_t[]){3}, 1, 2, 8, 0);
+        memory(s, (msa_kern_heads){3, 1, 64}, (int64_t[]){2}, 1, 9, 300, 0);
         memory(s, (msa_kern_heads){2, 2, 17}, (int64_t[]){3}, 1, 4, 9, 0);
     }
 }
