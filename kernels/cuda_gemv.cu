@@ -51,11 +51,37 @@ static __device__ __forceinline__ void put(void *out, msa_linear_mode mode, int6
         ((float *)out)[at] += v;
 }
 
+/* ---- what both kernels of few rows share -------------------------------------------- */
+
+/* Row r of the R weight rows of place `at`. Gated, the first half are rows of the gate,
+ * the second the same rows of up. What lies past the last row is the last again. */
+static __device__ __forceinline__ const __nv_bfloat16 *weight_row(const msa_cuda_few &f, int64_t at, int r, int R)
+{
+    int64_t n = at * R + r;
+    if (f.gated) {
+        const int half = R / 2;
+        n = min(at * half + r % half, f.N / 2 - 1) + (r < half ? 0 : f.N / 2);
+    }
+    return (const __nv_bfloat16 *)f.W + min(n, f.N - 1) * f.K;
+}
+
+/* Stores the sum of row r of a place, or, gated, of gate's row r and up's. */
+static __device__ __forceinline__ void finish(const msa_cuda_few &f, int64_t at, int r, int R, int m, float sum,
+                                              float up)
+{
+    const int64_t n = at * (f.gated ? R / 2 : R) + r, N = f.gated ? f.N / 2 : f.N;
+    if (m >= f.M || n >= N)
+        return;
+    if (f.gated)
+        sum = __fdividef(sum, 1 + __expf(-sum)) * up;
+    put<msa_cuda_bf16>(f.out, f.mode, m * N + n, sum);
+}
+
 /* ---- up to 4 rows ----------------------------------------------------------------- */
 
 /* Weight rows of a block, its most threads, blocks that a multiprocessor should hold:
  * a weight of 2,560 rows is all in flight at once on 132 of them. */
-enum { GEMV_ROWS = 4, GEMV_THREADS = 192, GEMV_BLOCKS = 5 };
+enum { GEMV_ROWS = 4, GEMV_THREADS = 192, GEMV_BLOCKS = 5, GEMV_BLOCKS_NORM = 3 };
 
 /* Sums n values a lane over the warp; lane l gets value l / (32 / n). Each step
  * halves the values that a lane still carries. */
@@ -78,14 +104,36 @@ template <int n> static __device__ __forceinline__ float fold(float (&v)[n], int
     return sum;
 }
 
-template <int M>
-static __device__ __forceinline__ void multiply(const uint4 w[GEMV_ROWS], const uint4 x[M],
-                                                float acc[GEMV_ROWS * M])
+static __device__ __forceinline__ float warp_sum(float v)
+{
+#pragma unroll
+    for (int o = 16; o > 0; o /= 2)
+        v += __shfl_xor_sync(~0u, v, o);
+    return v;
+}
+
+/* Pieces of 8 numbers: of bf16 one load, of f32 two. */
+template <bool NORM, int M>
+static __device__ __forceinline__ void multiply(const uint4 w[GEMV_ROWS], const uint4 x[M][1 + NORM],
+                                                const uint4 gamma[1 + NORM], float acc[GEMV_ROWS * M],
+                                                float squares[M])
 {
 #pragma unroll
     for (int m = 0; m < M; m++) {
-        float a[8];
-        msa_cuda_bf16::unpack(x[m], a);
+        float a[8], g[8];
+        if (NORM) {
+            msa_cuda_f32::unpack(x[m][0], a);
+            msa_cuda_f32::unpack(x[m][NORM], a + 4);
+            msa_cuda_f32::unpack(gamma[0], g);
+            msa_cuda_f32::unpack(gamma[NORM], g + 4);
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                squares[m] = fmaf(a[j], a[j], squares[m]);
+                a[j] *= g[j];
+            }
+        } else {
+            msa_cuda_bf16::unpack(x[m][0], a);
+        }
 #pragma unroll
         for (int r = 0; r < GEMV_ROWS; r++) {
             float b[8];
@@ -97,72 +145,114 @@ static __device__ __forceinline__ void multiply(const uint4 w[GEMV_ROWS], const 
     }
 }
 
+/* A column of parts, one a warp. */
+static __device__ __forceinline__ float total(const float *parts, int pitch)
+{
+    float sum = 0;
+    for (int i = 0; i < (int)blockDim.x / 32; i++)
+        sum += parts[i * pitch];
+    return sum;
+}
+
 /* What the block's next turn loads is asked for a turn ahead; in its last turn a block
  * of the first `ahead`, which may still wait for the kernel before, asks for the first
- * turn of the block that comes after all of these. */
-template <int M>
-static __global__ void __launch_bounds__(GEMV_THREADS, M == 1 ? GEMV_BLOCKS : 1)
-gemv_kernel(const __nv_bfloat16 *W, const __nv_bfloat16 *x, int rows, int64_t N, int64_t K, void *out,
-            msa_linear_mode mode, int ahead)
+ * turn of the block that comes after all of these.
+ *
+ * A norm's factor belongs to a whole row of x, so the sums are multiplied by it at the
+ * end; its squares are summed on the way, in every block again. */
+template <int M, bool NORM>
+static __global__ void __launch_bounds__(GEMV_THREADS, M > 1 ? 1 : NORM ? GEMV_BLOCKS_NORM : GEMV_BLOCKS)
+gemv_kernel(msa_cuda_few f, int ahead)
 {
-    enum { VALUES = GEMV_ROWS * M };
-    __shared__ float part[GEMV_THREADS / 32][VALUES];
-    const int64_t n0 = (int64_t)blockIdx.x * GEMV_ROWS;
-    const int pieces = (int)(K / 8), turn = 2 * blockDim.x;
+    enum { VALUES = GEMV_ROWS * M, PARTS = 1 + NORM };
+    __shared__ float part[GEMV_THREADS / 32][VALUES], square[GEMV_THREADS / 32][M];
+    const int pieces = (int)(f.K / 8), turn = 2 * blockDim.x;
     const uint4 *w[GEMV_ROWS], *xs[M];
 #pragma unroll
     for (int r = 0; r < GEMV_ROWS; r++)
-        w[r] = (const uint4 *)(W + min(n0 + r, N - 1) * K);
+        w[r] = (const uint4 *)weight_row(f, blockIdx.x, r, GEMV_ROWS);
 #pragma unroll
     for (int m = 0; m < M; m++)
-        xs[m] = (const uint4 *)(x + min(m, rows - 1) * K);
-    float acc[VALUES];
+        xs[m] = (const uint4 *)f.x + min((int64_t)m, f.M - 1) * pieces * PARTS;
+    float acc[VALUES], squares[M];
 #pragma unroll
     for (int i = 0; i < VALUES; i++)
         acc[i] = 0;
+#pragma unroll
+    for (int m = 0; m < M; m++)
+        squares[m] = 0;
     msa_cuda_let_next();
     for (int p0 = 0; p0 < pieces; p0 += turn) {
         const int p = p0 + threadIdx.x, q = p + blockDim.x;
-        uint4 a[GEMV_ROWS], b[GEMV_ROWS], xa[M], xb[M];
+        uint4 a[GEMV_ROWS], b[GEMV_ROWS], xa[M][PARTS], xb[M][PARTS], ga[PARTS], gb[PARTS];
 #pragma unroll
         for (int r = 0; r < GEMV_ROWS; r++)
             a[r] = load_once(w[r] + p, p < pieces);
 #pragma unroll
         for (int r = 0; r < GEMV_ROWS; r++)
             b[r] = load_once(w[r] + q, q < pieces);
+        if (NORM) {
+#pragma unroll
+            for (int i = 0; i < PARTS; i++) {
+                ga[i] = load_often((const uint4 *)f.gamma + PARTS * p + i, p < pieces);
+                gb[i] = load_often((const uint4 *)f.gamma + PARTS * q + i, q < pieces);
+            }
+        }
         if (threadIdx.x < GEMV_ROWS) {
             const bool last = p0 + turn >= pieces;
-            const int64_t n = n0 + threadIdx.x + (last ? (int64_t)ahead * GEMV_ROWS : 0);
+            const int64_t place = blockIdx.x + (last ? (int64_t)ahead : 0);
             const int from = last ? 0 : p0 + turn;
-            if (n < N && (!last || blockIdx.x < ahead))
-                want_later((const uint4 *)(W + n * K) + from, 16 * min(turn, pieces - from));
+            if (place < gridDim.x && (!last || blockIdx.x < ahead))
+                want_later((const uint4 *)weight_row(f, place, threadIdx.x, GEMV_ROWS) + from,
+                           16 * min(turn, pieces - from));
         }
         if (p0 == 0)
             msa_cuda_wait_previous(); /* weights are no kernel's output, x is */
 #pragma unroll
         for (int m = 0; m < M; m++)
-            xa[m] = load_often(xs[m] + p, p < pieces);
 #pragma unroll
-        for (int m = 0; m < M; m++)
-            xb[m] = load_often(xs[m] + q, q < pieces);
-        multiply<M>(a, xa, acc);
-        multiply<M>(b, xb, acc);
+            for (int i = 0; i < PARTS; i++) {
+                xa[m][i] = load_often(xs[m] + PARTS * p + i, p < pieces);
+                xb[m][i] = load_often(xs[m] + PARTS * q + i, q < pieces);
+            }
+        multiply<NORM, M>(a, xa, ga, acc, squares);
+        multiply<NORM, M>(b, xb, gb, acc, squares);
     }
-    const int lane = threadIdx.x % 32;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const float sum = fold<VALUES>(acc, lane);
     if (lane % (32 / VALUES) == 0)
-        part[threadIdx.x / 32][lane / (32 / VALUES)] = sum;
+        part[warp][lane / (32 / VALUES)] = sum;
+    if (NORM)
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            const float all = warp_sum(squares[m]);
+            if (lane == 0)
+                square[warp][m] = all;
+        }
     __syncthreads();
-    if (threadIdx.x >= VALUES)
+    if (NORM && blockIdx.x == 0)
+        for (int m = 0; m < M && m < f.M; m++) {
+            const float factor = 1 / sqrtf(total(&square[0][m], M) / (float)f.K + f.eps);
+            for (int p = threadIdx.x; p < pieces; p += blockDim.x) {
+                float v[8], g[8];
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    msa_cuda_f32::unpack(((const uint4 *)f.x)[((int64_t)m * pieces + p) * 2 + i], v + 4 * i);
+                    msa_cuda_f32::unpack(((const uint4 *)f.gamma)[2 * p + i], g + 4 * i);
+                }
+#pragma unroll
+                for (int j = 0; j < 8; j++)
+                    v[j] *= factor * g[j];
+                ((uint4 *)f.xn)[(int64_t)m * pieces + p] = msa_cuda_bf16::pack(v);
+            }
+        }
+    if (threadIdx.x >= (f.gated ? VALUES / 2 : VALUES))
         return;
-    const int64_t n = n0 + threadIdx.x / M;
     const int m = threadIdx.x % M;
-    if (n >= N || m >= rows)
-        return;
-    float all = 0;
-    for (int i = 0; i < (int)blockDim.x / 32; i++)
-        all += part[i][threadIdx.x];
-    put<msa_cuda_bf16>(out, mode, m * N + n, all);
+    const float factor = NORM ? 1 / sqrtf(total(&square[0][m], M) / (float)f.K + f.eps) : 1;
+    const float first = total(&part[0][threadIdx.x], VALUES) * factor;
+    const float up = f.gated ? total(&part[0][threadIdx.x + VALUES / 2], VALUES) * factor : 0;
+    finish(f, blockIdx.x, threadIdx.x / M, GEMV_ROWS, m, first, up);
 }
 
 /* ---- up to 16 rows --------------------------------------------------------------------- */
@@ -183,20 +273,18 @@ static __device__ __forceinline__ void mma(float c[4], uint32_t a0, uint32_t a1,
  * tile: the products pair them in another order than the columns', the same on both
  * sides. */
 template <int TILES>
-static __global__ void __launch_bounds__(32 * MMA_WARPS)
-mma_kernel(const __nv_bfloat16 *W, const __nv_bfloat16 *x, int rows, int64_t N, int64_t K, void *out,
-           msa_linear_mode mode)
+static __global__ void __launch_bounds__(32 * MMA_WARPS) mma_kernel(msa_cuda_few f)
 {
     __shared__ float part[MMA_WARPS][8 * TILES][MMA_PITCH];
     const int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
     const int g = lane / 4, t = lane % 4;
-    const int64_t n0 = (int64_t)blockIdx.x * MMA_ROWS;
-    const __nv_bfloat16 *w0 = W + min(n0 + g, N - 1) * K + t * 8;
-    const __nv_bfloat16 *w1 = W + min(n0 + g + 8, N - 1) * K + t * 8;
+    const int64_t K = f.K;
+    const __nv_bfloat16 *w0 = weight_row(f, blockIdx.x, g, MMA_ROWS) + t * 8;
+    const __nv_bfloat16 *w1 = weight_row(f, blockIdx.x, g + 8, MMA_ROWS) + t * 8;
     const __nv_bfloat16 *xs[TILES];
 #pragma unroll
     for (int i = 0; i < TILES; i++)
-        xs[i] = x + min(i * 8 + g, rows - 1) * K + t * 8;
+        xs[i] = (const __nv_bfloat16 *)f.x + min((int64_t)i * 8 + g, f.M - 1) * K + t * 8;
     float acc[TILES][4] = {{0}};
     msa_cuda_let_next();
     const int64_t end = K - t * 8; /* what lies from here on is another row's */
@@ -232,14 +320,15 @@ mma_kernel(const __nv_bfloat16 *W, const __nv_bfloat16 *x, int rows, int64_t N, 
         for (int j = 0; j < 4; j++)
             part[warp][i * 8 + 2 * t + j % 2][g + j / 2 * 8] = acc[i][j];
     __syncthreads();
-    for (int e = threadIdx.x; e < 8 * TILES * MMA_ROWS; e += blockDim.x) {
-        const int m = e / MMA_ROWS, r = e % MMA_ROWS;
-        if (m >= rows || n0 + r >= N)
-            continue;
-        float all = 0;
+    const int R = f.gated ? MMA_ROWS / 2 : MMA_ROWS;
+    for (int e = threadIdx.x; e < 8 * TILES * R; e += blockDim.x) {
+        const int m = e / R, r = e % R;
+        float sum = 0, up = 0;
         for (int i = 0; i < warps; i++)
-            all += part[i][m][r];
-        put<msa_cuda_bf16>(out, mode, m * N + n0 + r, all);
+            sum += part[i][m][r];
+        for (int i = 0; f.gated && i < warps; i++)
+            up += part[i][m][r + R];
+        finish(f, blockIdx.x, r, MMA_ROWS, m, sum, up);
     }
 }
 
@@ -291,25 +380,29 @@ bool msa_cuda_few_rows(int64_t M, int64_t N, int64_t K)
     return M <= 16 && K % 8 == 0 && K <= INT32_MAX && N <= INT32_MAX;
 }
 
-void msa_cuda_linear_few(const void *W, const void *x, int64_t M, int64_t N, int64_t K, void *out,
-                         msa_linear_mode mode, cudaStream_t s)
+bool msa_cuda_few_norms(int64_t M) { return M == 0; }
+
+void msa_cuda_linear_few(const msa_cuda_few *f, cudaStream_t s)
 {
-    const __nv_bfloat16 *w = (const __nv_bfloat16 *)W, *a = (const __nv_bfloat16 *)x;
-    const int rows = (int)M;
-    const unsigned gemv_blocks = (unsigned)ceil_div(N, GEMV_ROWS), mma_blocks = (unsigned)ceil_div(N, MMA_ROWS);
-    const int gemv_threads = 32 * warps_for(ceil_div(K, 8 * 32), 2, GEMV_THREADS / 32);
-    const int ahead = GEMV_BLOCKS * SMS * GEMV_THREADS / gemv_threads;
-    const int mma_threads = 32 * warps_for(ceil_div(K, MMA_STEP), MMA_AHEAD, MMA_WARPS);
-    if (M == 1)
-        msa_cuda_follow(gemv_kernel<1>, gemv_blocks, gemv_threads, s, w, a, rows, N, K, out, mode, ahead);
-    else if (M == 2)
-        msa_cuda_follow(gemv_kernel<2>, gemv_blocks, gemv_threads, s, w, a, rows, N, K, out, mode, ahead);
-    else if (M <= 4)
-        msa_cuda_follow(gemv_kernel<4>, gemv_blocks, gemv_threads, s, w, a, rows, N, K, out, mode, ahead);
-    else if (M <= 8)
-        msa_cuda_follow(mma_kernel<1>, mma_blocks, mma_threads, s, w, a, rows, N, K, out, mode);
+    const int64_t places = f->gated ? f->N / 2 : f->N; /* weight rows, or pairs of them */
+    const int per = f->gated ? 2 : 1;
+    const unsigned gemv_blocks = (unsigned)ceil_div(places, GEMV_ROWS / per);
+    const unsigned mma_blocks = (unsigned)ceil_div(places, MMA_ROWS / per);
+    const int gemv_threads = 32 * warps_for(ceil_div(f->K, 8 * 32), 2, GEMV_THREADS / 32);
+    const int mma_threads = 32 * warps_for(ceil_div(f->K, MMA_STEP), MMA_AHEAD, MMA_WARPS);
+    const int ahead = (f->gamma ? GEMV_BLOCKS_NORM : GEMV_BLOCKS) * SMS * GEMV_THREADS / gemv_threads;
+    if (f->M <= 4 && f->gamma)
+        msa_cuda_follow(f->M == 1   ? gemv_kernel<1, true>
+                        : f->M == 2 ? gemv_kernel<2, true>
+                                    : gemv_kernel<4, true>,
+                        gemv_blocks, gemv_threads, s, *f, ahead);
+    else if (f->M <= 4)
+        msa_cuda_follow(f->M == 1   ? gemv_kernel<1, false>
+                        : f->M == 2 ? gemv_kernel<2, false>
+                                    : gemv_kernel<4, false>,
+                        gemv_blocks, gemv_threads, s, *f, ahead);
     else
-        msa_cuda_follow(mma_kernel<2>, mma_blocks, mma_threads, s, w, a, rows, N, K, out, mode);
+        msa_cuda_follow(f->M <= 8 ? mma_kernel<1> : mma_kernel<2>, mma_blocks, mma_threads, s, *f);
 }
 
 void msa_cuda_linear_any(msa_dtype act, const void *W, const void *x, int64_t M, int64_t N, int64_t K, void *out,

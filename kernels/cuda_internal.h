@@ -116,6 +116,9 @@ msa_rc msa_cuda_weight_new(msa_kern *k, const void *data, msa_dtype from, int64_
 void msa_cuda_weight_free(msa_kern *k, msa_kern_weight *w);
 msa_rc msa_cuda_linear(msa_kern *k, msa_kern_stream *st, const msa_kern_weight *w, const void *x,
                        int64_t M, void *out, msa_linear_mode mode, msa_err *err);
+msa_rc msa_cuda_norm_linear(msa_kern *k, msa_kern_stream *st, const float *x, const float *gamma,
+                            float eps, const msa_kern_weight *w, int64_t M, void *xn, void *gu,
+                            void *out, msa_err *err);
 /* cuda_rows.cu */
 msa_rc msa_cuda_embed(msa_kern *k, msa_kern_stream *st, const msa_kern_weight *w, const int32_t *ids,
                       int64_t M, float *x, msa_err *err);

@@ -300,7 +300,8 @@ msa_rc msa_cuda_linear(msa_kern *k, msa_kern_stream *st, const msa_kern_weight *
         return MSA_OK;
     const bool aligned = K * msa_dtype_bytes(act) % 16 == 0 && msa_cuda_aligned(x);
     if (act == MSA_BF16 && aligned && msa_cuda_few_rows(M, N, K)) {
-        msa_cuda_linear_few(W, x, M, N, K, out, mode, s);
+        const msa_cuda_few few = {W, x, M, N, K, out, mode, false, NULL, 0, NULL};
+        msa_cuda_linear_few(&few, s);
         MSA_CUDA_LAUNCHED("linear");
     }
     product p;
@@ -319,4 +320,31 @@ msa_rc msa_cuda_linear(msa_kern *k, msa_kern_stream *st, const msa_kern_weight *
     }
     msa_cuda_linear_any(act, W, x, M, N, K, out, mode, s);
     MSA_CUDA_LAUNCHED("linear");
+}
+
+msa_rc msa_cuda_norm_linear(msa_kern *k, msa_kern_stream *st, const float *x, const float *gamma, float eps,
+                            const msa_kern_weight *weight, int64_t M, void *xn, void *gu, void *out, msa_err *err)
+{
+    const int64_t N = weight->N, K = weight->K;
+    const bool few = k->info.act == MSA_BF16 && msa_cuda_few_rows(M, N, K) && msa_cuda_aligned(x) &&
+                     msa_cuda_aligned(gamma) && msa_cuda_aligned(xn);
+    const bool norms = few && msa_cuda_few_norms(M);
+    if (!norms) {
+        msa_rc rc = msa_cuda_rms_norm(k, st, x, gamma, eps, M, K, xn, err);
+        if (rc == MSA_OK && !(few && gu)) {
+            rc = msa_cuda_linear(k, st, weight, xn, M, gu ? gu : out, MSA_LINEAR_ACT, err);
+            return rc == MSA_OK && gu ? msa_cuda_swiglu(k, st, gu, M, N / 2, out, err) : rc;
+        }
+        if (rc < 0)
+            return rc;
+    }
+    const void *W = ((const msa_cuda_weight *)weight)->w;
+    const void *pointers[] = {W, x, gamma, xn, out};
+    const int64_t numbers[] = {N, K, M, __builtin_bit_cast(int32_t, eps), gu != NULL};
+    if (msa_cuda_noted(msa_cuda_of(k), "norm_linear", pointers, 5, numbers, 5))
+        return MSA_OK;
+    const msa_cuda_few product = {W, norms ? (const void *)x : xn, M, N, K, out, MSA_LINEAR_ACT, gu != NULL,
+                                  norms ? gamma : NULL, eps, xn};
+    msa_cuda_linear_few(&product, msa_cuda_stream(k, st));
+    MSA_CUDA_LAUNCHED("norm_linear");
 }
