@@ -380,7 +380,7 @@ bool msa_cuda_few_rows(int64_t M, int64_t N, int64_t K)
     return M <= 16 && K % 8 == 0 && K <= INT32_MAX && N <= INT32_MAX;
 }
 
-bool msa_cuda_few_norms(int64_t M) { return M == 0; }
+bool msa_cuda_few_norms(int64_t M) { return M <= 4; }
 
 void msa_cuda_linear_few(const msa_cuda_few *f, cudaStream_t s)
 {
