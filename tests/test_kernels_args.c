@@ -185,6 +185,46 @@ static void backends_and_reservations(void **unused)
     }
 }
 
+/* Host arrays are read before the call returns, whether the same one came before or
+ * not: means of one row each, at places that change and come back. */
+static void arrays_may_change_and_return(void **unused)
+{
+    (void)unused;
+    enum { ROWS = 32, CHUNKS = 8, CALLS = 40 };
+    EACH_SUBJECT(s) {
+        float rows[ROWS];
+        for (int i = 0; i < ROWS; i++)
+            rows[i] = (float)i;
+        float *x = NULL, *out = NULL, got[CALLS][CHUNKS];
+        OK(msa_kern_alloc(s->k, sizeof rows, MSA_MEM_DEVICE, (void **)&x, NULL));
+        OK(msa_kern_alloc(s->k, sizeof got, MSA_MEM_DEVICE, (void **)&out, NULL));
+        OK(msa_kern_copy(s->k, NULL, x, rows, sizeof rows, NULL));
+        msa_kern_stream *streams[2] = {NULL};
+        OK(msa_kern_sync(s->k, NULL, NULL));
+        OK(msa_kern_stream_new(s->k, &streams[1], NULL));
+        msa_kern_chunk c[CHUNKS];
+        for (int i = 0; i < CALLS; i++) {
+            for (int j = 0; j < CHUNKS; j++)
+                c[j] = (msa_kern_chunk){(i / 2 % 3 * 5 + j) % ROWS, 1};
+            c[i % CHUNKS].start = i % 4 ? c[i % CHUNKS].start : i % ROWS;
+            OK(msa_kern_pool(s->k, streams[i % 7 == 0], x, true, 1, 0, 1, c, CHUNKS, out + i * CHUNKS, NULL));
+            memset(c, 0xff, sizeof c);
+        }
+        OK(msa_kern_sync(s->k, NULL, NULL));
+        OK(msa_kern_sync(s->k, streams[1], NULL));
+        OK(msa_kern_copy(s->k, NULL, got, out, sizeof got, NULL));
+        OK(msa_kern_sync(s->k, NULL, NULL));
+        for (int i = 0; i < CALLS; i++)
+            for (int j = 0; j < CHUNKS; j++) {
+                const int usual = (i / 2 % 3 * 5 + j) % ROWS;
+                assert_true(got[i][j] == (float)(j == i % CHUNKS && i % 4 == 0 ? i % ROWS : usual));
+            }
+        msa_kern_stream_free(s->k, streams[1]);
+        msa_kern_free(s->k, x, MSA_MEM_DEVICE);
+        msa_kern_free(s->k, out, MSA_MEM_DEVICE);
+    }
+}
+
 static int close_all(void **unused)
 {
     (void)unused;
@@ -200,6 +240,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bad_arguments_are_refused),
         cmocka_unit_test(backends_and_reservations),
+        cmocka_unit_test(arrays_may_change_and_return),
     };
     const char *names[] = {"ref", "cpu"};
     for (int i = 0; i < (argc > 1 ? 1 : 2); i++)
