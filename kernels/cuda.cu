@@ -401,6 +401,7 @@ static const msa_kern_ops ops = {
     .attn_memory = msa_cuda_attn_memory,
     .cache_store = msa_cuda_cache_store,
     .swiglu = msa_cuda_swiglu,
+    .norm_linear = msa_cuda_norm_linear,
     .gather = msa_cuda_gather,
     .pool = msa_cuda_pool,
     .unit_heads = msa_cuda_unit_heads,
