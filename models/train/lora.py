@@ -67,7 +67,7 @@ TWO_CORES_END = {**TWO_CORES, "none": 0.08, "longest_answer": 64, "rates": (3e-3
 # negatives come from other sets too
 SECOND = {**FULL, "batch": 192, "near": 0.5, "answer_tokens": 56000, "answer_weight": 1.5, "plain": 16, "evidence_cap": 200,
           "mine_at": (0.0, 0.5), "mine_others": 8000, "mine_not": ("medquad",), "mined_share": 0.8,
-          "rates": (5e-4, 3e-4, 2e-3), "warm": 15, "questions": 8, "none": 0.28, "withheld": 0.2, "longest_answer": 96, "told": 160,
+          "rates": (5e-4, 3e-4, 2e-3), "warm": 15, "questions": 8, "none": 0.24, "withheld": 0.2, "longest_answer": 96, "told": 160,
           "mix": {"squad_train_part": 0.24, "nq_qed_train": 0.14, "squad_train_sentences": 0.12, "cuad": 0.18, "medquad": 0.06,
                   "hybridqa_ottqa": 0.08, "bioasq_6b-8b_golden": 0.05, "pubmedqa_train": 0.01, "multihop": 0.03, "sentences": 0.09},
           "learn": {"squad_train_part": 0.22, "nq_qed_train": 0.24, "cuad": 0.20, "hybridqa_ottqa": 0.05, "medquad": 0.07,
