@@ -254,6 +254,7 @@ static void model_free(msa_model *m)
 
 typedef struct stream {
     int64_t docs, doc_tokens, given, V;
+    bool mixed;                    /* lengths from half to three halves of doc_tokens */
     int32_t *ids;
     double first, last;            /* when a batch past two fifths, and the last one, had landed */
     int64_t first_tokens, last_tokens;
@@ -265,9 +266,11 @@ static msa_rc next_doc(void *user, msa_doc_tokens *out, msa_err *e)
     stream *s = user;
     if (s->given == s->docs)
         return MSA_END;
-    for (int64_t i = 0; i < s->doc_tokens; i++)
+    const uint64_t any = random_bits[s->given * 31 % (PIECE / 8)] >> 8;
+    const int64_t n = s->mixed ? s->doc_tokens / 2 + (int64_t)(any % (uint64_t)s->doc_tokens) : s->doc_tokens;
+    for (int64_t i = 0; i < n; i++)
         s->ids[i] = (int32_t)(random_bits[(s->given * s->doc_tokens + i) % (PIECE / 8)] % (uint64_t)s->V);
-    *out = (msa_doc_tokens){.id = ++s->given, .ids = s->ids, .n = s->doc_tokens};
+    *out = (msa_doc_tokens){.id = ++s->given, .ids = s->ids, .n = n};
     return MSA_OK;
 }
 
@@ -301,14 +304,14 @@ static double prefill_flop(const msa_config *c)
 
 /* Beside the products of a layer alone, right behind the run while the card is hot:
  * for seconds on end, which is what a prefill lasts, and for moments. */
-static void prefill(msa_model *m, int index, const char *name, int64_t doc_tokens, int64_t tokens)
+static void prefill(msa_model *m, int index, const char *name, int64_t doc_tokens, bool mixed, int64_t tokens)
 {
     char dir[] = "/tmp/bench_cuda_XXXXXX", bank_dir[64], what[64];
     if (!mkdtemp(dir))
         must(msa_err_set(&err, MSA_FATAL, MSA_E_INTERNAL, "no folder in /tmp"), "prefill");
     snprintf(bank_dir, sizeof bank_dir, "%s/bank", dir);
-    stream s = {.docs = tokens / doc_tokens, .doc_tokens = doc_tokens, .V = m->config.V,
-                .ids = msa_alloc(doc_tokens, sizeof *s.ids)};
+    stream s = {.docs = tokens / doc_tokens, .doc_tokens = doc_tokens, .mixed = mixed, .V = m->config.V,
+                .ids = msa_alloc(2 * doc_tokens, sizeof *s.ids)};
     msa_prefill_opts o = {.progress = progress, .user = &s};
     msa_prefill_stat stat;
     msa_bank *bank;
@@ -323,7 +326,7 @@ static void prefill(msa_model *m, int index, const char *name, int64_t doc_token
     double hot;
     const double moment = msa_test_cublas_layer(index, 32768, p.shape, 4, 2.5, &hot);
     const double flop = prefill_flop(&m->config) * 1e-12;
-    snprintf(what, sizeof what, "prefill %s, documents of %lld", name, (long long)doc_tokens);
+    snprintf(what, sizeof what, "prefill %s, documents of %s%lld", name, mixed ? "about " : "", (long long)doc_tokens);
     row(what, "%8.0f tokens/s = %.2f of the GEMM floor as sustained, %.2f of the short one", steady,
         steady * flop / hot, steady * flop / moment);
     row("  its products alone", "%.0f TFLOP/s sustained, %.0f short: %.0f and %.0f tokens/s", hot, moment, hot / flop,
@@ -558,8 +561,8 @@ static void decode_step(decoder *d, int64_t B, int64_t own)
             cv[b] = d->cv + (i * MOST_BATCH + b) * bytes;
             caches[b] = (msa_kern_cache){ck[b], cv[b], own + 1};
         }
-        DO(msa_forward_project(m, l, &d->f, B, &err));
-        DO(msa_kern_cache_store(k, NULL, d->f.qkv, h, B, rows, ck, cv, at, &err));
+        DO(msa_forward_qkv(m, l, &d->f, B, &err));
+        DO(msa_forward_keep(m, l, &d->f, B, rows, ck, cv, at, &err));
         DO(msa_kern_attn_memory(k, NULL, d->f.qkv, (h.H + 2 * h.G) * h.D, h, B, rows, routes ? d->segs[i] : NULL,
                                 routes ? some : none, caches, d->f.att, &err));
         DO(msa_forward_finish(m, l, &d->f, B, &err));
@@ -663,14 +666,15 @@ int main(int argc, char **argv)
         row("weights of the 4B", "%.2f GB on the device", (double)m->weight_bytes * 1e-9);
         static const int64_t docs[] = {90, 512, 1000};
         for (int i = 0; want[1] && i < 3; i++)
-            prefill(m, index, "4B", docs[i], 450000);
+            prefill(m, index, "4B", docs[i], docs[i] == 1000, 450000);
         if (want[2])
             decode_part(m, &bank);
         model_free(m);
     }
     if (want[1]) {
         msa_model *m = model_new(k, &little);
-        prefill(m, index, "135M", 400, 4000000);
+        prefill(m, index, "135M", 400, false, 4000000);
+        prefill(m, index, "135M", 400, true, 4000000);
         model_free(m);
     }
     if (want[3])
