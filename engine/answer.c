@@ -674,10 +674,13 @@ static void report(msa_answerer *a, msa_on_answer *fn, void *user)
  * the logits. */
 static msa_rc lean(msa_answerer *a, const quest *q, int64_t r, msa_err *err)
 {
+    const msa_protocol *p = &a->model->protocol;
     msa_rc rc = MSA_OK;
-    if (q->phase == ANSWER && q->n == q->answer_from)
-        for (int64_t i = 0; rc >= 0 && i < a->prompts.n_none; i++)
-            rc = msa_seqs_bias(a->seqs, r, a->prompts.none[i], (float)a->model->protocol.not_found_bias, err);
+    if (a->generative || q->phase != ANSWER || q->n > q->answer_from)
+        return MSA_OK;
+    const double bias = p->not_found_bias.base + p->not_found_bias.score * q->rounds[0].routed[0].score;
+    for (int64_t i = 0; rc >= 0 && bias != 0 && i < a->prompts.n_none; i++)
+        rc = msa_seqs_bias(a->seqs, r, a->prompts.none[i], (float)bias, err);
     return rc;
 }
 

@@ -77,7 +77,9 @@ typedef struct msa_protocol {
     double lexical_weight;                /* of the lexical score beside the router's; 0: none */
     int64_t lexical_candidates;           /* documents that each of the two proposes */
     char *not_found_text;                 /* an answer beginning with it is not_found; may be NULL */
-    double not_found_bias;                /* on the logits of the tokens that begin it, at the answer's first token */
+    struct {
+        double base, score;               /* base + score * the best document's, added to the logits of */
+    } not_found_bias;                     /* what begins not_found_text, at an answer's first token */
     /* both */
     char *answer_end;                     /* "<|im_end|>" */
 } msa_protocol;

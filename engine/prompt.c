@@ -95,7 +95,7 @@ msa_rc msa_prompts_init(msa_prompts *p, const msa_model *m, msa_err *err)
         rc = one_token(p, "answer_end", s->answer_end, &p->stop[p->n_stop++], err);
     for (int64_t i = 0; rc >= 0 && i < m->n_eos; i++)
         p->stop[p->n_stop++] = m->eos_ids[i];
-    if (rc >= 0 && s->not_found_text && s->not_found_bias != 0)
+    if (rc >= 0 && s->not_found_text)
         rc = begin_not_found(p, s->not_found_text, err);
     if (rc < 0)
         msa_prompts_free(p);

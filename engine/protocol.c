@@ -129,6 +129,29 @@ static msa_rc read_lexical(const json_t *v, msa_protocol *p, msa_err *err)
     return MSA_OK;
 }
 
+static msa_rc read_bias(const json_t *v, msa_protocol *p, msa_err *err)
+{
+    const char *key;
+    json_t *o;
+    if (!json_is_object(v))
+        return bad(err, "not_found_bias", "not an object");
+    json_object_foreach((json_t *)v, key, o) {
+        double *to = strcmp(key, "base") == 0    ? &p->not_found_bias.base
+                     : strcmp(key, "score") == 0 ? &p->not_found_bias.score
+                                                 : NULL;
+        msa_rc rc = MSA_OK;
+        if (!to)
+            rc = bad(err, key, "neither base nor score");
+        else if (!json_is_number(o) || !(fabs(json_number_value(o)) <= BIAS_MAX))
+            rc = bad(err, key, "not a number from -1000 to 1000");
+        else
+            *to = json_number_value(o);
+        if (rc < 0)
+            return msa_err_prefix(err, rc, "not_found_bias");
+    }
+    return MSA_OK;
+}
+
 /* A key that is no string of the table. */
 static msa_rc read_other(const char *key, const json_t *v, int64_t n_router, msa_protocol *p,
                          msa_err *err)
@@ -153,12 +176,8 @@ static msa_rc read_other(const char *key, const json_t *v, int64_t n_router, msa
         p->min_score = json_number_value(v);
         return MSA_OK;
     }
-    if (router && strcmp(key, "not_found_bias") == 0) {
-        if (!json_is_number(v) || !(fabs(json_number_value(v)) <= BIAS_MAX))
-            return bad(err, key, "not a number from -1000 to 1000");
-        p->not_found_bias = json_number_value(v);
-        return MSA_OK;
-    }
+    if (router && strcmp(key, "not_found_bias") == 0)
+        return read_bias(v, p, err);
     if (router && strcmp(key, "lexical") == 0)
         return read_lexical(v, p, err);
     return bad(err, key, router ? "not a key of the router protocol"
@@ -316,8 +335,8 @@ void msa_protocol_print(const msa_protocol *p, int64_t n_router, msa_buf *out)
                    (long long)p->evidence_tokens);
     if (p->has_min_score)
         msa_buf_printf(out, "min_score %.17g\n", p->min_score);
-    if (p->not_found_bias != 0)
-        msa_buf_printf(out, "not_found_bias %.17g\n", p->not_found_bias);
+    if (p->not_found_bias.base != 0 || p->not_found_bias.score != 0)
+        msa_buf_printf(out, "not_found_bias %.17g %.17g\n", p->not_found_bias.base, p->not_found_bias.score);
     if (p->lexical_weight > 0)
         msa_buf_printf(out, "lexical %.17g %lld\n", p->lexical_weight, (long long)p->lexical_candidates);
 }

@@ -268,10 +268,22 @@ static void a_bias_decides_where_an_answer_begins(void **state)
                  {1000, "No", MSA_NOT_FOUND},     /* at the first token alone: one N, not two */
                  {-1000, "YNo", MSA_ANSWERED}};   /* and behind it nothing is held back */
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        p->not_found_bias = cases[i].bias;
+        p->not_found_bias.base = cases[i].bias;
         ask(&w, question("why?"), 200, &a);
         assert_string_equal(a.a.text, cases[i].text);
         assert_int_equal(a.a.outcome, cases[i].outcome);
+        msa_test_answers_free(&a, 1);
+    }
+    /* by the score of the best document: what lifts it just above nothing and just below */
+    ask(&w, question("why?"), 200, &a);
+    const double score = a.a.rounds[0].routed[0].score;
+    msa_test_answers_free(&a, 1);
+    assert_true(fabs(score) > 1e-3);
+    p->not_found_bias.score = 900;
+    for (int sign = -1; sign <= 1; sign += 2) {
+        p->not_found_bias.base = -900 * score + sign * 500;
+        ask(&w, question("why?"), 200, &a);
+        assert_int_equal(a.a.outcome, sign > 0 ? MSA_NOT_FOUND : MSA_ANSWERED);
         msa_test_answers_free(&a, 1);
     }
     next['='] = 'N';
@@ -280,7 +292,7 @@ static void a_bias_decides_where_an_answer_begins(void **state)
                                                    .next = next});
     p = &w.model->protocol;
     msa_test_set(&p->not_found_text, "No");
-    p->not_found_bias = -1000;
+    p->not_found_bias.base = -1000;
     ask(&w, question("why?"), 200, &a);
     assert_int_equal(a.a.outcome, MSA_ANSWERED);
     assert_int_not_equal(a.a.text[0], 'N');

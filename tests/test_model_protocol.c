@@ -77,9 +77,9 @@ static void a_router_protocol_is_read(void **state)
                   " \"evidence_docs\": 6, \"evidence_tokens\": 900, \"evidence_item\": \"({n}) {text}\\n\","
                   " \"answer_prompt\": \"{evidence}|{question}\", \"attend_memory\": true, \"min_score\": -0.5,"
                   " \"not_found_text\": \"None\", \"route_question_only\": false, \"answer_end\": \"<|im_end|>\","
-                  " \"not_found_bias\": -1.5, \"lexical\": {\"weight\": 0.5, \"candidates\": 30}}");
+                  " \"not_found_bias\": {\"base\": 2, \"score\": -1.5}, \"lexical\": {\"weight\": 0.5, \"candidates\": 30}}");
     assert_int_equal(msa_protocol_read(f->dir, 2, &p, NULL), MSA_OK);
-    assert_true(p.not_found_bias == -1.5);
+    assert_true(p.not_found_bias.base == 2 && p.not_found_bias.score == -1.5);
     assert_int_equal(p.kind, MSA_PROTOCOL_ROUTER);
     assert_true(p.layer_weights[1] == 0.75);
     assert_int_equal(p.evidence_docs, 6);
@@ -113,9 +113,11 @@ static void bad_protocols_are_refused_by_key(void **state)
         {R "\"layer_weights\": [1]}", "layer_weights"},
         {R "\"layer_weights\": [1, \"a\"]}", "layer_weights"},
         {R "\"min_score\": \"0\"}", "min_score"},
-        {R "\"not_found_bias\": \"1\"}", "not_found_bias"},
-        {R "\"not_found_bias\": 1001}", "not_found_bias"},
-        {G "\"not_found_bias\": 1}", "not_found_bias: not a key of the generative"},
+        {R "\"not_found_bias\": 1}", "not_found_bias: not an object"},
+        {R "\"not_found_bias\": {\"base\": \"1\"}}", "not_found_bias: base"},
+        {R "\"not_found_bias\": {\"score\": 1001}}", "not_found_bias: score"},
+        {R "\"not_found_bias\": {\"words\": 1}}", "not_found_bias: words"},
+        {G "\"not_found_bias\": {}}", "not_found_bias: not a key of the generative"},
         {R "\"lexical\": 1}", "lexical: not an object"},
         {R "\"lexical\": {\"weight\": -1}}", "lexical: weight"},
         {R "\"lexical\": {\"weight\": \"1\"}}", "lexical: weight"},
@@ -168,7 +170,8 @@ static void every_field_is_in_print(void **state)
     static const char *const changes[] = {
         R "\"layer_weights\": [1, 2]}", R "\"min_score\": 0}", R "\"attend_memory\": true}",
         R "\"route_question_only\": false}", R "\"evidence_docs\": 5}", R "\"evidence_tokens\": 5}",
-        R "\"lexical\": {\"weight\": 0.1}}", R "\"not_found_bias\": 0.1}",
+        R "\"lexical\": {\"weight\": 0.1}}", R "\"not_found_bias\": {\"base\": 0.1}}",
+        R "\"not_found_bias\": {\"score\": 0.1}}",
         R "\"not_found_text\": \"\"}", R "\"evidence_item\": \"{text}\"}", R "\"template_tail\": \"x\"}"};
     fixture *f = *state;
     msa_protocol p;
