@@ -3,6 +3,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -18,9 +19,12 @@ def prepare(texts, questions, model, out):
     except (json.JSONDecodeError, KeyError, TypeError):
         lines = [json.loads(line) for line in text.splitlines() if line.strip()]
         asked = [(str(q["id"]), q["question"]) for q in lines]
+    corpus = {"store": str(out / "store"), "sources": [{"path": texts, "format": "jsonl"}]}
+    if (Path(texts) / "manifest.jsonl").exists():
+        shutil.copytree(texts, out / "store", dirs_exist_ok=True)
+        del corpus["sources"]
     job = {
-        "version": 1, "id": "whole", "model": model,
-        "corpus": {"store": str(out / "store"), "sources": [{"path": texts, "format": "jsonl"}]},
+        "version": 1, "id": "whole", "model": model, "corpus": corpus,
         "defaults": {"mode": "ask", "max_tokens": 32, "temperature": 0, "seed": 1},
         "queries": [{"custom_id": i, "query": q} for i, q in asked],
         "output": {"dir": str(out / "results")},
@@ -77,24 +81,27 @@ def table(out):
     print(f"corpus            {receipt['store']['documents']} documents, {tokens} tokens; bank "
           f"{receipt['store']['bank_bytes'] / 1e6:.1f} MB")
 
+    def per_second(n, s, unit):
+        return f"{n / s:.{0 if n > s * 1000 else 1}f} {unit}/s" if s >= 0.01 else ""
+
     def line(what, s, rate, start, end):
         print(f"{what:<17} {s:9.3f} s  {rate:<32} {of_card(rows, start, end)}".rstrip())
 
-    line("ingest", seconds["ingest"], f"{tokens / max(seconds['ingest'], 1e-9):.0f} tokens/s", began,
+    line("ingest", seconds["ingest"], per_second(tokens, seconds["ingest"], "tokens"), began,
          began + seconds["ingest"])
-    line("prefill", seconds["prefill"], f"{tokens / max(seconds['prefill'], 1e-9):.0f} tokens/s", prefill, answering)
+    line("prefill", seconds["prefill"], per_second(tokens, seconds["prefill"], "tokens"), prefill, answering)
     said = re.search(r"prefill: .* tokens, ([0-9.]+) s, of which the device worked ([0-9.]+) s", log)
     if said:
         alone, work = float(said[1]), float(said[2])
-        line("  encoding", alone, f"{tokens / max(alone, 1e-9):.0f} tokens/s", 1, 0)
+        line("  encoding", alone, per_second(tokens, alone, "tokens"), 1, 0)
         print(f"  device at work  {work:9.3f} s  idle {100 * (1 - work / max(alone, 1e-9)):.1f} % of encoding")
     done = counts["total"] - counts["kept"]
-    line("answering", seconds["answer"], f"{done / max(seconds['answer'], 1e-9):.1f} questions/s", answering, ended)
+    line("answering", seconds["answer"], per_second(done, seconds["answer"], "questions"), answering, ended)
     print(f"  questions       {counts['total']}: {counts['answered']} answered, {counts['not_found']} not found, "
           f"{counts['partial']} partial, {counts['failed']} failed")
     line("the rest", wall - seconds["ingest"] - seconds["prefill"] - seconds["answer"], "starting, the model's weights",
          1, 0)
-    line("end to end", wall, f"{tokens / wall:.0f} tokens/s", began, ended)
+    line("end to end", wall, per_second(tokens, wall, "tokens"), began, ended)
     for bank in re.findall(r"bank: .*", log):
         print(bank)
 

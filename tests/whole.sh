@@ -3,7 +3,8 @@
 # then the documents that 8-bit router keys choose are compared with those that exact
 # ones choose in the same bank. Ends with a table; logs and results stay in OUT.
 #   tests/whole.sh TEXTS QUESTIONS MODEL OUT
-#       TEXTS      folder of *.jsonl, a text a line: {"id", "title", "text"}
+#       TEXTS      folder of *.jsonl, a text a line: {"id", "title", "text"}; or a store that
+#                  was ingested elsewhere, for a machine without the parsers' libraries
 #       QUESTIONS  lines {"id", "question"}, or a job with "queries"
 #       OUT        folder to make
 # BUILD: the build folder (default build/cuda). BACKEND: another device than cuda:0; with
