@@ -63,7 +63,8 @@ def of_card(rows, start, end):
     use, power, clock = ([r[i] for r in part] for i in (1, 2, 3))
     busy = sum(u > 0 for u in use) / len(use)
     return (f"card: used {sum(use) / len(use):3.0f} %, at work in {100 * busy:3.0f} % of {len(use)} samples, "
-            f"{sum(power) / len(power):3.0f} W (most {max(power):.0f}), {sum(clock) / len(clock):.0f} MHz (least {min(clock):.0f})")
+            f"{sum(power) / len(power):3.0f} W (most {max(power):.0f}), {sum(clock) / len(clock):.0f} MHz "
+            f"(least {min(clock):.0f})")
 
 
 def table(out):
@@ -95,6 +96,7 @@ def table(out):
         alone, work = float(said[1]), float(said[2])
         line("  encoding", alone, per_second(tokens, alone, "tokens"), 1, 0)
         print(f"  device at work  {work:9.3f} s  idle {100 * (1 - work / max(alone, 1e-9)):.1f} % of encoding")
+        print(f"  words, opening  {seconds['prefill'] - alone:9.3f} s")
     done = counts["total"] - counts["kept"]
     line("answering", seconds["answer"], per_second(done, seconds["answer"], "questions"), answering, ended)
     print(f"  questions       {counts['total']}: {counts['answered']} answered, {counts['not_found']} not found, "
