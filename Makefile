@@ -223,7 +223,8 @@ test-emu:
 	@for seed in 0 1 2; do echo "== seed $$seed"; export MSA_EMU_SEED=$$seed; build/emu/tests/emu/emu_test || exit 1; \
 	  for t in 'norm*' 'rope*' 'attention*' 'pool*' 'routing*' 'best*' 'linear*' 'rows_agree' 'cache*'; do \
 	    MSA_EMU_TESTS=$$t build/emu/tests/test_kernels cuda:0 || exit 1; done; \
-	  MSA_EMU_TESTS='rows_of*' build/emu/tests/test_kernels_model cuda:0 || exit 1; done
+	  for t in 'rows_of*' 'products_of_few*' 'norm_linear*'; do \
+	    MSA_EMU_TESTS=$$t build/emu/tests/test_kernels_model cuda:0 || exit 1; done; done
 
 ## make bench-cuda   speed on the device, each figure beside its ceiling measured in the same run
 .PHONY: bench-cuda

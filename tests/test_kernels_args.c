@@ -31,8 +31,9 @@ static void bad_arguments_are_refused(void **unused)
         msa_kern_heads h = {2, 1, 8};
         float x[64] = {0};
         int64_t big = INT64_MAX / 4, pos[4] = {0};
-        msa_kern_weight *w = NULL, *other = NULL;
+        msa_kern_weight *w = NULL, *odd = NULL, *other = NULL;
         OK(msa_kern_weight_new(k, x, MSA_F32, 4, 4, &w, NULL));
+        OK(msa_kern_weight_new(k, x, MSA_F32, 3, 4, &odd, NULL));
         OK(msa_kern_weight_new(s->ref, x, MSA_F32, 4, 4, &other, NULL));
         msa_kern_route r = {.h = h, .scale = 1, .query = MSA_REDUCE_MAX};
 #define REFUSED(call)                                      \
@@ -56,6 +57,10 @@ static void bad_arguments_are_refused(void **unused)
         REFUSED(msa_kern_rms_norm(k, NULL, x, x, -1, 1, 4, x, &err));
         REFUSED(msa_kern_rms_norm(k, NULL, x, NULL, 0, 1, 4, x, &err));
         REFUSED(msa_kern_rms_norm(k, NULL, x, x, 0, 1, 0, x, &err));
+        REFUSED(msa_kern_norm_linear(k, NULL, x, x, -1, w, 1, x, NULL, x, &err));
+        REFUSED(msa_kern_norm_linear(k, NULL, x, x, 0, other, 1, x, NULL, x, &err));
+        REFUSED(msa_kern_norm_linear(k, NULL, x, x, 0, w, 1, NULL, x, x, &err));
+        REFUSED(msa_kern_norm_linear(k, NULL, x, x, 0, odd, 1, x, x, x, &err));
         REFUSED(msa_kern_qk_rope(k, NULL, x, 1, (msa_kern_heads){2, 1, 7}, NULL, NULL, 0, pos, 10, &err));
         REFUSED(msa_kern_qk_rope(k, NULL, x, 1, (msa_kern_heads){3, 2, 8}, NULL, NULL, 0, pos, 10, &err));
         REFUSED(msa_kern_qk_rope(k, NULL, x, 1, h, x, NULL, 0, pos, 10, &err));
@@ -123,10 +128,12 @@ static void bad_arguments_are_refused(void **unused)
         REFUSED(msa_kern_sample_tokens(k, NULL, x, 1, msa_test_shape.V + 1, &(msa_kern_sample){1, 1, 0}, &id, &err));
         /* nothing to do needs no pointers */
         OK(msa_kern_linear(k, NULL, w, NULL, 0, NULL, MSA_LINEAR_F32, NULL));
+        OK(msa_kern_norm_linear(k, NULL, NULL, NULL, 0, w, 0, NULL, NULL, NULL, NULL));
         OK(msa_kern_attn_packed(k, NULL, NULL, 0, h, NULL, 0, NULL, NULL));
         OK(msa_kern_scan(k, NULL, &(msa_kern_route){.h = h, .scale = 1}, NULL, NULL, 0, NULL,
                          MSA_F32, NULL, 8, 0, NULL, NULL));
         msa_kern_weight_free(k, w);
+        msa_kern_weight_free(k, odd);
         msa_kern_weight_free(s->ref, other);
         msa_kern_weight_free(k, NULL);
     }
