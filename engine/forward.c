@@ -133,15 +133,30 @@ msa_rc msa_forward_place(msa_model *m, msa_forward *f, const int64_t *pos, int64
     return rc == MSA_OK && M > 0 ? send(m, f, NULL, pos, M, err) : rc;
 }
 
+msa_rc msa_forward_qkv(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err)
+{
+    const msa_config *c = &m->config;
+    return msa_kern_norm_linear(m->kern, NULL, f->x, l->attn_norm, c->rms_eps, l->qkv, M, f->xn, NULL,
+                                f->qkv, err);
+}
+
 msa_rc msa_forward_project(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err)
 {
     const msa_config *c = &m->config;
-    msa_rc rc = msa_kern_norm_linear(m->kern, NULL, f->x, l->attn_norm, c->rms_eps, l->qkv, M, f->xn, NULL,
-                                     f->qkv, err);
+    msa_rc rc = msa_forward_qkv(m, l, f, M, err);
     if (rc == MSA_OK)
         rc = msa_kern_qk_rope(m->kern, NULL, f->qkv, M, msa_config_heads(c), l->q_norm, l->k_norm,
                               c->rms_eps, f->pos, c->rope_theta, err);
     return rc;
+}
+
+msa_rc msa_forward_keep(msa_model *m, const msa_layer *l, msa_forward *f, int64_t B,
+                        const int64_t *row_start, void *const *ck, void *const *cv, const int64_t *at,
+                        msa_err *err)
+{
+    const msa_config *c = &m->config;
+    return msa_kern_qk_rope_store(m->kern, NULL, f->qkv, msa_config_heads(c), l->q_norm, l->k_norm,
+                                  c->rms_eps, f->pos, c->rope_theta, B, row_start, ck, cv, at, err);
 }
 
 msa_rc msa_forward_finish(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err)

@@ -42,8 +42,14 @@ msa_rc msa_forward_embed(msa_model *m, msa_forward *f, const int32_t *ids, const
                          int64_t M, msa_err *err);
 /* Other positions [M] (host) for the rows that x now holds. */
 msa_rc msa_forward_place(msa_model *m, msa_forward *f, const int64_t *pos, int64_t M, msa_err *err);
-/* xn = RMSNorm(x); qkv = its projections, q and k normed (Qwen3) and rotated. */
+/* xn = RMSNorm(x); qkv = its projections. */
+msa_rc msa_forward_qkv(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err);
+/* The same, q and k normed (Qwen3) and rotated. */
 msa_rc msa_forward_project(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err);
+/* Norms and rotates q and k as project does, and keeps K and V as msa_kern_cache_store. */
+msa_rc msa_forward_keep(msa_model *m, const msa_layer *l, msa_forward *f, int64_t B,
+                        const int64_t *row_start, void *const *ck, void *const *cv, const int64_t *at,
+                        msa_err *err);
 /* x += att Wo; x += MLP(RMSNorm(x)). */
 msa_rc msa_forward_finish(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err);
 /* logits [R, V] f32 (device) of rows idx [R] (host) of x; gathered [R,E] f32 and

@@ -183,9 +183,9 @@ static msa_rc run_head(msa_seqs *s, const int32_t *ids, msa_err *err)
         const void *ck, *cv;
         msa_seqs_head(s, i, &ck, &cv);
         void *to_k = (void *)ck, *to_v = (void *)cv;
-        rc = msa_forward_project(s->model, l, &s->f, n, err);
+        rc = msa_forward_qkv(s->model, l, &s->f, n, err);
         if (rc >= 0)
-            rc = msa_kern_cache_store(k, NULL, s->f.qkv, h, 1, seq, &to_k, &to_v, &zero, err);
+            rc = msa_forward_keep(s->model, l, &s->f, 1, seq, &to_k, &to_v, &zero, err);
         if (rc >= 0)
             rc = msa_kern_attn_packed(k, NULL, s->f.qkv, n, h, seq, 1, s->f.att, err);
         if (rc >= 0)
@@ -518,7 +518,9 @@ static msa_rc route_combined(msa_seqs *s, const pass *p, msa_err *err)
     return rc;
 }
 
-static msa_rc attend(msa_seqs *s, const pass *p, int64_t layer, const layout *rows, msa_err *err)
+/* rotated: q and k of the pass have been; else that happens here. */
+static msa_rc attend(msa_seqs *s, const pass *p, int64_t layer, const layout *rows, bool rotated,
+                     msa_err *err)
 {
     const msa_config *c = &s->model->config;
     const msa_layer *l = &s->model->layers[layer];
@@ -544,8 +546,10 @@ static msa_rc attend(msa_seqs *s, const pass *p, int64_t layer, const layout *ro
         }
     }
     s->seg_start[p->n] = n_segs;
-    msa_rc rc = msa_kern_cache_store(s->model->kern, NULL, s->f.qkv, h, p->n, rows->start, s->ck,
-                                     s->cv, rows->at, err);
+    msa_rc rc = rotated ? msa_kern_cache_store(s->model->kern, NULL, s->f.qkv, h, p->n, rows->start,
+                                               s->ck, s->cv, rows->at, err)
+                        : msa_forward_keep(s->model, l, &s->f, p->n, rows->start, s->ck, s->cv,
+                                           rows->at, err);
     if (rc >= 0)
         rc = msa_kern_attn_memory(s->model->kern, NULL, s->f.qkv, (c->H + 2 * c->G) * c->D, h, p->n,
                                   rows->start, s->segs, s->seg_start, s->caches, s->f.att, err);
@@ -563,8 +567,9 @@ static msa_rc run_layers(msa_seqs *s, pass *p, msa_err *err)
         const bool routes = l->router >= 0 && p->n_plain < p->n;
         if (i == first && routes && s->below)
             rc = rejoin(s, p, err);
-        if (rc >= 0)
-            rc = msa_forward_project(s->model, l, &s->f, rows->start[p->n], err);
+        if (rc >= 0) /* routers may read rotated queries */
+            rc = (routes ? msa_forward_project : msa_forward_qkv)(s->model, l, &s->f,
+                                                                  rows->start[p->n], err);
         if (rc >= 0 && routes && !s->o.combined)
             rc = route_layer(s, p, l, err);
         if (rc >= 0 && routes && s->o.combined) {
@@ -575,7 +580,7 @@ static msa_rc run_layers(msa_seqs *s, pass *p, msa_err *err)
             }
         }
         if (rc >= 0 && p->n > 0)
-            rc = attend(s, p, i, rows, err);
+            rc = attend(s, p, i, rows, routes, err);
         if (rc >= 0 && p->n > 0)
             rc = msa_forward_finish(s->model, l, &s->f, rows->start[p->n], err);
     }

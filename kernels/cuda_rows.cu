@@ -224,33 +224,64 @@ static __device__ float2 rotation(int64_t pos, int64_t i, double step)
     return cs;
 }
 
+/* Where rows of K and V go: row r of a call is row at[b] + r - row_start[b] of the caches of
+ * its sequence b. */
+struct store_to {
+    int64_t B;
+    const int64_t *row_start, *at;
+    char *const *ck, *const *cv;
+};
+
+/* Addresses of the K and the V row that row r goes to; `bytes` a row. */
+static __device__ void store_places(const store_to &s, int64_t r, int64_t bytes, char *places[2])
+{
+    int64_t lo = 0, hi = s.B; /* row_start[lo] <= r < row_start[hi] */
+    while (hi - lo > 1) {
+        const int64_t mid = (lo + hi) / 2;
+        if (s.row_start[mid] <= r)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    const int64_t at = (s.at[lo] + r - s.row_start[lo]) * bytes;
+    places[0] = s.ck[lo] + at;
+    places[1] = s.cv[lo] + at;
+}
+
 /* bf16 heads of 8*L elements, L lanes each: a lane holds 8 numbers, its partner half
  * a head away the 8 that they are rotated with. The rotations of a block's rows are
- * computed once; blocks side by side on y share the heads of few rows. */
+ * computed once; blocks side by side on y share the heads of few rows. STORE: K and V also
+ * go to their caches, qkv being row `first` of the call. What no kernel writes is read before
+ * the kernel in front has ended. */
 enum { ROPE_ROWS = 4, ROPE_THREADS = 256, ROPE_WARPS = ROPE_THREADS / 32 };
-template <int L>
+template <int L, bool STORE>
 static __global__ void __launch_bounds__(ROPE_THREADS)
 rope_kernel(__nv_bfloat16 *qkv, int64_t M, int H, int G, const float *q_gamma, const float *k_gamma,
-            float eps, const int64_t *pos, double step)
+            float eps, const int64_t *pos, double step, int64_t first, store_to to)
 {
-    follow();
     enum { D = 8 * L, HALF = D / 2, AT_ONCE = 32 / L };
     __shared__ float2 turn[ROPE_ROWS][8][L / 2]; /* pair 8*i + j at [j][i], for lanes side by side */
+    __shared__ char *places[ROPE_ROWS][2];
+    msa_cuda_let_next();
     const int64_t row0 = (int64_t)blockIdx.x * ROPE_ROWS;
     const int rows = (int)min((int64_t)ROPE_ROWS, M - row0);
+    if (STORE && (int)threadIdx.x < rows)
+        store_places(to, first + row0 + threadIdx.x, (int64_t)G * D * 2, places[threadIdx.x]);
     for (int t = threadIdx.x; t < rows * HALF; t += ROPE_THREADS)
         turn[t / HALF][t % 8][t % HALF / 8] = rotation(pos[row0 + t / HALF], t % HALF, step);
+    msa_cuda_wait_previous();
     __syncthreads();
 
     const int lane = threadIdx.x % 32, part = lane % L;
-    const int heads = rows * (H + G);
+    const int each = H + G + (STORE ? G : 0), heads = rows * each;
     const int warp = blockIdx.y * ROPE_WARPS + threadIdx.x / 32, warps = gridDim.y * ROPE_WARPS;
     for (int n0 = warp * AT_ONCE; n0 < heads; n0 += warps * AT_ONCE) {
         /* lanes past the last head do its work again, without storing: all take part in shuffles */
-        const int n = min(n0 + lane / L, heads - 1), row = n / (H + G), head = n % (H + G);
+        const int n = min(n0 + lane / L, heads - 1), row = n / each, head = n % each;
         uint4 *at = (uint4 *)(qkv + ((row0 + row) * (H + 2 * G) + head) * D) + part;
+        uint4 v = *at;
         float f[8], other[8];
-        msa_cuda_bf16::unpack(*at, f);
+        msa_cuda_bf16::unpack(v, f);
         if (q_gamma) {
             float sum = 0, g[8];
 #pragma unroll
@@ -276,8 +307,24 @@ rope_kernel(__nv_bfloat16 *qkv, int64_t M, int H, int G, const float *q_gamma, c
             const float2 cs = turn[row][j][part % (L / 2)];
             f[j] = f[j] * cs.x + sign * other[j] * cs.y;
         }
-        if (n0 + lane / L < heads)
-            *at = msa_cuda_bf16::pack(f);
+        const bool value = STORE && head >= H + G; /* stays as it is */
+        if (!value)
+            v = msa_cuda_bf16::pack(f);
+        if (n0 + lane / L >= heads)
+            continue;
+        if (!value)
+            *at = v;
+        if (STORE && head >= H) {
+            char *p = places[row][value] + ((head - H - (value ? G : 0)) * D + part * 8) * 2;
+            if ((uintptr_t)p % 16 == 0)
+                *(uint4 *)p = v;
+            else {
+                const uint32_t w[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+                for (int j = 0; j < 8; j++)
+                    ((uint16_t *)p)[j] = (uint16_t)(w[j / 2] >> j % 2 * 16);
+            }
+        }
     }
 }
 
@@ -321,6 +368,31 @@ static __global__ void rope_any_kernel(typename T::elem *qkv, int64_t M, int64_t
     }
 }
 
+static bool rope_wide(const msa_kern *k, const void *qkv, int64_t M, msa_kern_heads h, const float *q_gamma,
+                      const float *k_gamma)
+{
+    return k->info.act == MSA_BF16 && (h.D == 64 || h.D == 128) && msa_cuda_aligned(qkv) &&
+           msa_cuda_aligned(q_gamma) && msa_cuda_aligned(k_gamma) && ceil_div(M, ROPE_ROWS) <= INT32_MAX &&
+           h.H + 2 * h.G <= INT32_MAX / ROPE_ROWS;
+}
+
+template <bool STORE>
+static void rope_launch(cudaStream_t s, void *qkv, int64_t M, msa_kern_heads h, const float *q_gamma,
+                        const float *k_gamma, float eps, const int64_t *pos, double step, int64_t first,
+                        store_to to)
+{
+    const int64_t blocks = ceil_div(M, ROPE_ROWS);
+    const dim3 grid((unsigned)blocks, blocks <= 16 ? 8 : 1);
+    if (h.D == 128)
+        msa_cuda_follow(rope_kernel<16, STORE>, grid, ROPE_THREADS, s, (__nv_bfloat16 *)qkv, M, h.H, h.G,
+                        q_gamma, k_gamma, eps, pos, step, first, to);
+    else
+        msa_cuda_follow(rope_kernel<8, STORE>, grid, ROPE_THREADS, s, (__nv_bfloat16 *)qkv, M, h.H, h.G,
+                        q_gamma, k_gamma, eps, pos, step, first, to);
+}
+
+static double rope_step(msa_kern_heads h, double theta) { return log2(theta) / (double)(h.D / 2); }
+
 msa_rc msa_cuda_qk_rope(msa_kern *k, msa_kern_stream *st, void *qkv, int64_t M, msa_kern_heads h,
                         const float *q_gamma, const float *k_gamma, float eps, const int64_t *pos,
                         double theta, msa_err *err)
@@ -331,44 +403,27 @@ msa_rc msa_cuda_qk_rope(msa_kern *k, msa_kern_stream *st, void *qkv, int64_t M, 
     if (msa_cuda_noted(msa_cuda_of(k), "qk_rope", pointers, 4, numbers, 6))
         return MSA_OK;
     const cudaStream_t s = msa_cuda_stream(k, st);
-    const double step = log2(theta) / (double)(h.D / 2);
-    const int64_t blocks = ceil_div(M, ROPE_ROWS);
-    const dim3 grid((unsigned)blocks, blocks <= 16 ? 8 : 1);
-    const bool wide = k->info.act == MSA_BF16 && (h.D == 64 || h.D == 128) && msa_cuda_aligned(qkv) &&
-                      msa_cuda_aligned(q_gamma) && msa_cuda_aligned(k_gamma) && blocks <= INT32_MAX &&
-                      h.H + h.G <= INT32_MAX / ROPE_ROWS;
-    if (wide && h.D == 128)
-        msa_cuda_follow(rope_kernel<16>, grid, ROPE_THREADS, s, (__nv_bfloat16 *)qkv, M, h.H, h.G,
-                        q_gamma, k_gamma, eps, pos, step);
-    else if (wide)
-        msa_cuda_follow(rope_kernel<8>, grid, ROPE_THREADS, s, (__nv_bfloat16 *)qkv, M, h.H, h.G,
-                        q_gamma, k_gamma, eps, pos, step);
+    if (rope_wide(k, qkv, M, h, q_gamma, k_gamma))
+        rope_launch<false>(s, qkv, M, h, q_gamma, k_gamma, eps, pos, rope_step(h, theta), 0, store_to());
     else
         FOR_ACT(k, msa_cuda_follow(rope_any_kernel<T>, grid_of(M), 256, s, (T::elem *)qkv, M, h.H, h.G, h.D,
-                                   q_gamma, k_gamma, eps, pos, step));
+                                   q_gamma, k_gamma, eps, pos, rope_step(h, theta)));
     MSA_CUDA_LAUNCHED("qk_rope");
 }
 
 /* ---- cache_store ---------------------------------------------------------------------------- */
 
-/* A block a row and half (K or V); the row's sequence is found by halving. */
-static __global__ void cache_store_kernel(const char *qkv, int64_t stride, int64_t kv_at, int64_t kv, int64_t B,
-                                   int64_t rows, const int64_t *row_start, char *const *ck, char *const *cv,
-                                   const int64_t *at)
+/* A block a row and half (K or V). */
+static __global__ void cache_store_kernel(const char *qkv, int64_t stride, int64_t kv_at, int64_t kv,
+                                          int64_t rows, store_to s)
 {
     follow();
     for (int64_t i = blockIdx.x; i < rows; i += gridDim.x) {
-        const int64_t r = row_start[0] + i;
-        int64_t lo = 0, hi = B; /* row_start[lo] <= r < row_start[hi] */
-        while (hi - lo > 1) {
-            const int64_t mid = (lo + hi) / 2;
-            if (row_start[mid] <= r)
-                lo = mid;
-            else
-                hi = mid;
-        }
+        const int64_t r = s.row_start[0] + i;
+        char *places[2];
+        store_places(s, r, kv, places);
         const char *from = qkv + r * stride + kv_at + blockIdx.y * kv;
-        char *to = (blockIdx.y ? cv : ck)[lo] + (at[lo] + r - row_start[lo]) * kv;
+        char *to = blockIdx.y ? places[1] : places[0];
         if (((uintptr_t)from | (uintptr_t)to | (uintptr_t)kv) % 16 == 0)
             for (int64_t b = threadIdx.x; b < kv / 16; b += blockDim.x)
                 ((uint4 *)to)[b] = ((const uint4 *)from)[b];
@@ -378,31 +433,69 @@ static __global__ void cache_store_kernel(const char *qkv, int64_t stride, int64
     }
 }
 
+static msa_rc store_args(msa_cuda *c, msa_kern_stream *st, int64_t B, const int64_t *row_start, void *const *ck,
+                         void *const *cv, const int64_t *at, store_to *s, msa_err *err)
+{
+    const int64_t word = sizeof(int64_t);
+    void *d[4] = {};
+    msa_rc rc = msa_cuda_args(c, st, row_start, (B + 1) * word, &d[0], err);
+    if (rc == MSA_OK)
+        rc = msa_cuda_args(c, st, ck, B * word, &d[1], err);
+    if (rc == MSA_OK)
+        rc = msa_cuda_args(c, st, cv, B * word, &d[2], err);
+    if (rc == MSA_OK)
+        rc = msa_cuda_args(c, st, at, B * word, &d[3], err);
+    s->B = B;
+    s->row_start = (const int64_t *)d[0];
+    s->ck = (char *const *)d[1];
+    s->cv = (char *const *)d[2];
+    s->at = (const int64_t *)d[3];
+    return rc;
+}
+
 msa_rc msa_cuda_cache_store(msa_kern *k, msa_kern_stream *st, const void *qkv, msa_kern_heads h, int64_t B,
                             const int64_t *row_start, void *const *ck, void *const *cv, const int64_t *at,
                             msa_err *err)
 {
     msa_cuda *c = msa_cuda_of(k);
-    const int64_t size = msa_dtype_bytes(k->info.act), kv = h.G * h.D * size, word = sizeof(int64_t);
+    const int64_t size = msa_dtype_bytes(k->info.act), kv = h.G * h.D * size;
     const int64_t rows = row_start[B] - row_start[0];
     const void *pointers[] = {qkv};
     const int64_t numbers[] = {h.H, h.G, h.D, B, rows};
     const bool noted = msa_cuda_noted(c, "cache_store", pointers, 1, numbers, 5);
-    void *d_rows, *d_ck, *d_cv, *d_at;
-    msa_rc rc = msa_cuda_args(c, st, row_start, (B + 1) * word, &d_rows, err);
-    if (rc == MSA_OK)
-        rc = msa_cuda_args(c, st, ck, B * word, &d_ck, err);
-    if (rc == MSA_OK)
-        rc = msa_cuda_args(c, st, cv, B * word, &d_cv, err);
-    if (rc == MSA_OK)
-        rc = msa_cuda_args(c, st, at, B * word, &d_at, err);
+    store_to to;
+    msa_rc rc = store_args(c, st, B, row_start, ck, cv, at, &to, err);
     if (rc < 0 || noted)
         return rc;
-    msa_cuda_follow(
-        cache_store_kernel, dim3(grid_of(rows), 2), threads_for(kv, 16, 256), msa_cuda_stream(k, st),
-        (const char *)qkv, (h.H + 2 * h.G) * h.D * size, h.H * h.D * size, kv, B, rows,
-        (const int64_t *)d_rows, (char *const *)d_ck, (char *const *)d_cv, (const int64_t *)d_at);
+    msa_cuda_follow(cache_store_kernel, dim3(grid_of(rows), 2), threads_for(kv, 16, 256),
+                    msa_cuda_stream(k, st), (const char *)qkv, (h.H + 2 * h.G) * h.D * size, h.H * h.D * size,
+                    kv, rows, to);
     MSA_CUDA_LAUNCHED("cache_store");
+}
+
+msa_rc msa_cuda_qk_rope_store(msa_kern *k, msa_kern_stream *st, void *qkv, msa_kern_heads h, const float *q_gamma,
+                              const float *k_gamma, float eps, const int64_t *pos, double theta, int64_t B,
+                              const int64_t *row_start, void *const *ck, void *const *cv, const int64_t *at,
+                              msa_err *err)
+{
+    msa_cuda *c = msa_cuda_of(k);
+    const int64_t first = row_start[0], M = row_start[B] - first;
+    char *rows = (char *)qkv + first * (h.H + 2 * h.G) * h.D * msa_dtype_bytes(k->info.act);
+    if (!rope_wide(k, rows, M, h, q_gamma, k_gamma)) {
+        msa_rc rc = msa_cuda_qk_rope(k, st, rows, M, h, q_gamma, k_gamma, eps, pos + first, theta, err);
+        return rc < 0 ? rc : msa_cuda_cache_store(k, st, qkv, h, B, row_start, ck, cv, at, err);
+    }
+    const void *pointers[] = {rows, q_gamma, k_gamma, pos};
+    const int64_t numbers[] = {first, M, h.H, h.G, h.D, B, __builtin_bit_cast(int32_t, eps),
+                               __builtin_bit_cast(int64_t, theta)};
+    const bool noted = msa_cuda_noted(c, "qk_rope_store", pointers, 4, numbers, 8);
+    store_to to;
+    msa_rc rc = store_args(c, st, B, row_start, ck, cv, at, &to, err);
+    if (rc < 0 || noted)
+        return rc;
+    rope_launch<true>(msa_cuda_stream(k, st), rows, M, h, q_gamma, k_gamma, eps, pos + first,
+                      rope_step(h, theta), first, to);
+    MSA_CUDA_LAUNCHED("qk_rope_store");
 }
 
 /* ---- swiglu ---------------------------------------------------------------------------------- */

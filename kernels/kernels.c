@@ -392,9 +392,10 @@ msa_rc msa_kern_linear(msa_kern *k, msa_kern_stream *st, const msa_kern_weight *
     return k->ops->linear(k, st, w, x, M, out, mode, err);
 }
 
-msa_rc msa_kern_qk_rope(msa_kern *k, msa_kern_stream *st, void *qkv, int64_t M, msa_kern_heads h,
-                        const float *q_gamma, const float *k_gamma, float eps, const int64_t *pos,
-                        double theta, msa_err *err)
+/* What is wrong with arguments of qk_rope, of cache_store; refusals name the function. */
+static msa_rc msa_kern_qk_rope_args(const msa_kern *k, const void *qkv, int64_t M, msa_kern_heads h,
+                                    const float *q_gamma, const float *k_gamma, float eps,
+                                    const int64_t *pos, double theta, msa_err *err)
 {
     REFUSE_NULL(k);
     REFUSE(!heads_ok(h) || h.D % 2 || M < 0 || !FITS(M, h.H, (int64_t)3, h.D),
@@ -408,6 +409,16 @@ msa_rc msa_kern_qk_rope(msa_kern *k, msa_kern_stream *st, void *qkv, int64_t M, 
         return MSA_OK;
     REFUSE_NULL(qkv);
     REFUSE_NULL(pos);
+    return MSA_OK;
+}
+
+msa_rc msa_kern_qk_rope(msa_kern *k, msa_kern_stream *st, void *qkv, int64_t M, msa_kern_heads h,
+                        const float *q_gamma, const float *k_gamma, float eps, const int64_t *pos,
+                        double theta, msa_err *err)
+{
+    msa_rc rc = msa_kern_qk_rope_args(k, qkv, M, h, q_gamma, k_gamma, eps, pos, theta, err);
+    if (rc < 0 || M == 0)
+        return rc;
     return k->ops->qk_rope(k, st, qkv, M, h, q_gamma, k_gamma, eps, pos, theta, err);
 }
 
@@ -485,9 +496,9 @@ msa_rc msa_kern_attn_memory(msa_kern *k, msa_kern_stream *st, const void *q, int
                                err);
 }
 
-msa_rc msa_kern_cache_store(msa_kern *k, msa_kern_stream *st, const void *qkv, msa_kern_heads h,
-                            int64_t B, const int64_t *row_start, void *const *ck, void *const *cv,
-                            const int64_t *at, msa_err *err)
+static msa_rc msa_kern_cache_store_args(const msa_kern *k, const void *qkv, msa_kern_heads h,
+                                        int64_t B, const int64_t *row_start, void *const *ck,
+                                        void *const *cv, const int64_t *at, msa_err *err)
 {
     REFUSE_NULL(k);
     REFUSE(!heads_ok(h) || B < 0, "a shape out of range");
@@ -511,7 +522,37 @@ msa_rc msa_kern_cache_store(msa_kern *k, msa_kern_stream *st, const void *qkv, m
         REFUSE(!ck[b] || !cv[b], "a null pointer: cache");
         REFUSE(!msa_add(at[b], rows, &end) || !FITS(end, h.G, h.D), "a place out of range");
     }
+    return MSA_OK;
+}
+
+msa_rc msa_kern_cache_store(msa_kern *k, msa_kern_stream *st, const void *qkv, msa_kern_heads h,
+                            int64_t B, const int64_t *row_start, void *const *ck, void *const *cv,
+                            const int64_t *at, msa_err *err)
+{
+    msa_rc rc = msa_kern_cache_store_args(k, qkv, h, B, row_start, ck, cv, at, err);
+    if (rc < 0 || B == 0 || row_start[B] == 0)
+        return rc;
     return k->ops->cache_store(k, st, qkv, h, B, row_start, ck, cv, at, err);
+}
+
+msa_rc msa_kern_qk_rope_store(msa_kern *k, msa_kern_stream *st, void *qkv, msa_kern_heads h,
+                              const float *q_gamma, const float *k_gamma, float eps,
+                              const int64_t *pos, double theta, int64_t B, const int64_t *row_start,
+                              void *const *ck, void *const *cv, const int64_t *at, msa_err *err)
+{
+    msa_rc rc = msa_kern_cache_store_args(k, qkv, h, B, row_start, ck, cv, at, err);
+    if (rc < 0 || B == 0)
+        return rc;
+    rc = msa_kern_qk_rope_args(k, qkv, row_start[B], h, q_gamma, k_gamma, eps, pos, theta, err);
+    const int64_t first = row_start[0], M = row_start[B] - first;
+    if (rc < 0 || M == 0)
+        return rc;
+    if (k->ops->qk_rope_store)
+        return k->ops->qk_rope_store(k, st, qkv, h, q_gamma, k_gamma, eps, pos, theta, B, row_start, ck,
+                                     cv, at, err);
+    rc = k->ops->qk_rope(k, st, (char *)qkv + first * (h.H + 2 * h.G) * h.D * msa_dtype_bytes(k->info.act), M,
+                         h, q_gamma, k_gamma, eps, pos + first, theta, err);
+    return rc < 0 ? rc : k->ops->cache_store(k, st, qkv, h, B, row_start, ck, cv, at, err);
 }
 
 msa_rc msa_kern_swiglu(msa_kern *k, msa_kern_stream *st, const void *gu, int64_t M, int64_t I,

@@ -136,7 +136,7 @@ msa_rc msa_kern_event_seconds(msa_kern *k, msa_kern_event *from, msa_kern_event 
 /* A run of operations that is repeated with the same operations, shapes and device
  * pointers, while what its host arrays hold (borders, segments, cache lengths)
  * changes: a decoding step. Between begin and end stand only rms_norm, linear,
- * norm_linear, qk_rope, cache_store, attn_memory, swiglu and gather, all on st. A backend that
+ * norm_linear, qk_rope, qk_rope_store, cache_store, attn_memory, swiglu and gather, all on st. A backend that
  * records keeps the first run of a key and replays it, taking the arrays of each
  * later run; the others compute at once. key > 0. A run that differs from the
  * recorded one in anything but its arrays is recorded anew. Nothing may be relied on before end. After an error in
@@ -227,6 +227,12 @@ msa_rc msa_kern_attn_memory(msa_kern *k, msa_kern_stream *st, const void *q, int
 msa_rc msa_kern_cache_store(msa_kern *k, msa_kern_stream *st, const void *qkv, msa_kern_heads h,
                             int64_t B, const int64_t *row_start, void *const *ck, void *const *cv,
                             const int64_t *at, msa_err *err);
+
+/* qk_rope of rows row_start[0] .. row_start[B]-1 of qkv, in place, then cache_store of them. */
+msa_rc msa_kern_qk_rope_store(msa_kern *k, msa_kern_stream *st, void *qkv, msa_kern_heads h,
+                              const float *q_gamma, const float *k_gamma, float eps,
+                              const int64_t *pos, double theta, int64_t B, const int64_t *row_start,
+                              void *const *ck, void *const *cv, const int64_t *at, msa_err *err);
 
 /* out [M,I] act = silu(gate) * up; gu [M,2I] act holds gate, then up. */
 msa_rc msa_kern_swiglu(msa_kern *k, msa_kern_stream *st, const void *gu, int64_t M, int64_t I,

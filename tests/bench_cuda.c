@@ -561,8 +561,8 @@ static void decode_step(decoder *d, int64_t B, int64_t own)
             cv[b] = d->cv + (i * MOST_BATCH + b) * bytes;
             caches[b] = (msa_kern_cache){ck[b], cv[b], own + 1};
         }
-        DO(msa_forward_project(m, l, &d->f, B, &err));
-        DO(msa_kern_cache_store(k, NULL, d->f.qkv, h, B, rows, ck, cv, at, &err));
+        DO(msa_forward_qkv(m, l, &d->f, B, &err));
+        DO(msa_forward_keep(m, l, &d->f, B, rows, ck, cv, at, &err));
         DO(msa_kern_attn_memory(k, NULL, d->f.qkv, (h.H + 2 * h.G) * h.D, h, B, rows, routes ? d->segs[i] : NULL,
                                 routes ? some : none, caches, d->f.att, &err));
         DO(msa_forward_finish(m, l, &d->f, B, &err));

@@ -635,6 +635,52 @@ static void cache_continues_a_sequence(void **unused)
     }
 }
 
+/* Rotating and keeping at once is rotating, then keeping; rows before the first stay. */
+static void rotated_rows_are_kept(void **unused)
+{
+    (void)unused;
+    MSA_EACH_SUBJECT(s) {
+        static const msa_kern_heads shapes[] = {{4, 2, 64}, {2, 1, 128}, {3, 3, 6}};
+        enum { B = 3, M = 8, CAP = 5 };
+        const int64_t rows[B + 1] = {1, 4, 4, M}, at[B] = {2, 0, 1}, pos[M] = {9, 0, 1, 2, 77, 78, 1000, 1001};
+        msa_rand_seed(31);
+        for (int round = 0; round < 6; round++) {
+            const msa_kern_heads h = shapes[round / 2];
+            const bool norm = round % 2;
+            const int64_t width = (h.H + 2 * h.G) * h.D, size = CAP * h.G * h.D;
+            float *x = msa_rand_new(M * width, 2), *gamma = msa_rand_new(2 * h.D, 1), *out[2][2];
+            for (int side = 0; side < 2; side++) {
+                msa_tensor tx = msa_tensor_of(s->k, s->act, x, M * width), tg = msa_tensor_of(s->k, MSA_F32, gamma, 2 * h.D);
+                msa_tensor tc = msa_tensor_new(s->k, s->act, 2 * B * size + 8), tp = msa_tensor_new(s->k, MSA_I8, M * 8);
+                OK(msa_kern_copy(s->k, NULL, tp.p, pos, sizeof pos, NULL));
+                const float *gq = norm ? tg.p : NULL, *gk = norm ? (float *)tg.p + h.D : NULL;
+                void *ck[B], *cv[B];
+                for (int b = 0; b < B; b++) { /* the last one's stand at an odd place */
+                    ck[b] = (void *)msa_elem_at(tc.p, s->act, 2 * b * size + (b == 2));
+                    cv[b] = (void *)msa_elem_at(tc.p, s->act, (2 * b + 1) * size + (b == 2));
+                }
+                if (side) {
+                    OK(msa_kern_qk_rope_store(s->k, NULL, tx.p, h, gq, gk, 1e-6f, tp.p, 1e4, B, rows, ck, cv, at, NULL));
+                } else {
+                    OK(msa_kern_qk_rope(s->k, NULL, (void *)msa_elem_at(tx.p, s->act, width), M - 1, h, gq, gk, 1e-6f,
+                                        (int64_t *)tp.p + 1, 1e4, NULL));
+                    OK(msa_kern_cache_store(s->k, NULL, tx.p, h, B, rows, ck, cv, at, NULL));
+                }
+                out[side][0] = malloc((size_t)tx.n * 4);
+                out[side][1] = malloc((size_t)tc.n * 4);
+                msa_tensor_read(&tx, out[side][0]);
+                msa_tensor_read(&tc, out[side][1]);
+                msa_tensor_done(&tx), msa_tensor_done(&tg), msa_tensor_done(&tc), msa_tensor_done(&tp);
+            }
+            assert_memory_equal(out[0][0], out[1][0], (size_t)(M * width) * 4);
+            assert_memory_equal(out[0][1], out[1][1], (size_t)(2 * B * size + 8) * 4);
+            for (int i = 0; i < 4; i++)
+                free(out[i / 2][i % 2]);
+            free(x), free(gamma);
+        }
+    }
+}
+
 static void routing_agrees(void **unused)
 {
     (void)unused;
@@ -823,6 +869,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(packed_attention_agrees),
         cmocka_unit_test(memory_attention_agrees),
         cmocka_unit_test(cache_continues_a_sequence),
+        cmocka_unit_test(rotated_rows_are_kept),
         cmocka_unit_test(routing_agrees),
         cmocka_unit_test(pooling_and_conversion_agree),
         cmocka_unit_test(sampling_agrees),
