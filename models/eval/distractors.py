@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes a folder for eval.py to measure what is left of recall in large corpora.
+"""Makes a folder for size.py, which measures what is left of recall in large corpora.
 
     python3 models/eval/distractors.py --data TRAIN --scale SCALE --out DIR --n 400000 \\
         --sets squad_train_part nq_qed_train --questions 300

@@ -61,7 +61,7 @@ class Encoder:
         out = torch.empty(len(ids), self.w["embeddings.word_embeddings.weight"].shape[1], device=self.device)
         at = 0
         while at < len(order):
-            T = len(ids[order[at]])
+            T = (len(ids[order[at]]) + 7) // 8 * 8   # what fast attention likes
             part = order[at:at + max(1, (TOKENS if self.device == "cuda" else 1 << 13) // T)]
             flat = torch.zeros(len(part), T, dtype=torch.int64)
             for row, i in enumerate(part):
