@@ -262,7 +262,10 @@ rope_kernel(__nv_bfloat16 *qkv, int64_t M, int H, int G, const float *q_gamma, c
     enum { D = 8 * L, HALF = D / 2, AT_ONCE = 32 / L };
     __shared__ float2 turn[ROPE_ROWS][8][L / 2]; /* pair 8*i + j at [j][i], for lanes side by side */
     __shared__ char *places[ROPE_ROWS][2];
+    __shared__ float4 gammas[2][D / 4];
     msa_cuda_let_next();
+    for (int t = threadIdx.x; q_gamma && t < D / 2; t += ROPE_THREADS)
+        gammas[t / (D / 4)][t % (D / 4)] = ((const float4 *)(t < D / 4 ? q_gamma : k_gamma))[t % (D / 4)];
     const int64_t row0 = (int64_t)blockIdx.x * ROPE_ROWS;
     const int rows = (int)min((int64_t)ROPE_ROWS, M - row0);
     if (STORE && (int)threadIdx.x < rows)
@@ -291,9 +294,8 @@ rope_kernel(__nv_bfloat16 *qkv, int64_t M, int H, int G, const float *q_gamma, c
             for (int o = L / 2; o > 0; o /= 2)
                 sum += __shfl_xor_sync(~0u, sum, o);
             const float scale = 1 / sqrtf(sum / D + eps);
-            const float4 *gamma = (const float4 *)((head < H ? q_gamma : k_gamma) + part * 8);
-            *(float4 *)g = gamma[0];
-            *(float4 *)(g + 4) = gamma[1];
+            *(float4 *)g = gammas[head >= H][part * 2];
+            *(float4 *)(g + 4) = gammas[head >= H][part * 2 + 1];
 #pragma unroll
             for (int j = 0; j < 8; j++)
                 f[j] *= scale * g[j];
