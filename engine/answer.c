@@ -73,6 +73,7 @@ struct msa_answerer {
     msa_seq_rows *items;      /* [batch] of one pass */
     msa_kern_sample *params;  /* [batch] */
     int32_t *next;            /* [batch] */
+    float *row;               /* [V] one row of logits */
     msa_scored *list;         /* [n_router * top_k + lexical candidates] */
     msa_tokens tokens;        /* scratch of assembling */
     msa_buf evidence, item;
@@ -89,10 +90,11 @@ static msa_rc alloc_quests(msa_answerer *a, msa_err *err)
     a->items = msa_calloc(n, sizeof *a->items);
     a->params = msa_calloc(n, sizeof *a->params);
     a->next = msa_calloc(n, sizeof *a->next);
+    a->row = msa_alloc(a->model->config.V, sizeof *a->row);
     if (msa_mul(a->model->config.n_router, a->top_k, &n_list) &&
         msa_add(n_list, a->model->protocol.lexical_candidates, &n_list))
         a->list = msa_calloc(n_list, sizeof *a->list);
-    if (!a->quests || !a->order || !a->items || !a->params || !a->next || !a->list)
+    if (!a->quests || !a->order || !a->items || !a->params || !a->next || !a->row || !a->list)
         return msa_err_nomem(err, "an answerer");
     for (int64_t i = 0; i < n; i++) {
         a->quests[i].arena = msa_arena_new();
@@ -165,6 +167,7 @@ void msa_answerer_free(msa_answerer *a)
     free(a->items);
     free(a->params);
     free(a->next);
+    free(a->row);
     free(a->list);
     msa_tokens_free(&a->tokens);
     msa_buf_free(&a->evidence);
@@ -596,7 +599,7 @@ msa_rc msa_answerer_submit(msa_answerer *a, const msa_question *question, msa_er
     q->text.len = 0;
     q->evidence = NULL;
     q->evidence_cap = 0;
-    q->a = (msa_answer){.tag = question->tag};
+    q->a = (msa_answer){.tag = question->tag, .not_found_lean = NAN};
     msa_err_init(&q->a.err);
     msa_rc rc = begin(a, q, &q->a.err);
     if (rc < 0 && fail(q, rc) < 0) {
@@ -672,16 +675,24 @@ static void report(msa_answerer *a, msa_on_answer *fn, void *user)
 
 /* Where an answer begins: how readily it says that it found nothing. r: its row of
  * the logits. */
-static msa_rc lean(msa_answerer *a, const quest *q, int64_t r, msa_err *err)
+static msa_rc lean(msa_answerer *a, quest *q, int64_t r, msa_err *err)
 {
     const msa_protocol *p = &a->model->protocol;
-    msa_rc rc = MSA_OK;
-    if (a->generative || q->phase != ANSWER || q->n > q->answer_from)
+    const int32_t *none = a->prompts.none;
+    float *row = a->row, nothing = -INFINITY, other = -INFINITY;
+    if (a->prompts.n_none == 0 || q->phase != ANSWER || q->n > q->answer_from)
         return MSA_OK;
+    msa_rc rc = msa_seqs_read(a->seqs, r, row, err);
+    for (int64_t i = 0; rc >= 0 && i < a->model->config.V; i++)
+        if (i != none[0] && i != none[a->prompts.n_none - 1])
+            other = row[i] > other ? row[i] : other;
     const double bias = p->not_found_bias.base + p->not_found_bias.score * q->rounds[0].routed[0].score;
-    for (int64_t i = 0; rc >= 0 && bias != 0 && i < a->prompts.n_none; i++)
-        rc = msa_seqs_bias(a->seqs, r, a->prompts.none[i], (float)bias, err);
-    return rc;
+    for (int64_t i = 0; rc >= 0 && i < a->prompts.n_none; i++) {
+        nothing = row[none[i]] > nothing ? row[none[i]] : nothing;
+        row[none[i]] += (float)bias;
+    }
+    q->a.not_found_lean = (double)nothing - (double)other;
+    return rc < 0 || bias == 0 ? rc : msa_seqs_write(a->seqs, r, row, err);
 }
 
 static msa_rc run_pass(msa_answerer *a, msa_err *err)
@@ -691,7 +702,7 @@ static msa_rc run_pass(msa_answerer *a, msa_err *err)
         return MSA_OK;
     msa_rc rc = msa_seqs_run(a->seqs, a->items, n, err);
     for (int64_t i = 0; i < n; i++) {
-        const quest *q = &a->quests[a->items[i].slot];
+        quest *q = &a->quests[a->items[i].slot];
         if (!a->items[i].logits)
             continue;
         if (rc >= 0)

@@ -230,6 +230,8 @@ typedef struct msa_answer {
     int64_t *evidence;           /* documents put into the context, in the order of their numbers [1].. */
     int64_t n_evidence;
     int64_t prompt_tokens, completion_tokens;
+    double not_found_lean;       /* the logit that begins not_found_text less the largest other, at the answer's
+                                    first token and without the bias; NAN where there is none */
     msa_rc rc;                   /* MSA_OK, or MSA_FAILED with err: this question failed alone */
     msa_err err;
 } msa_answer;

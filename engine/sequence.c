@@ -642,13 +642,16 @@ const float *msa_seqs_logits(const msa_seqs *s, int64_t *n)
     return s->logits;
 }
 
-msa_rc msa_seqs_bias(msa_seqs *s, int64_t r, int32_t id, float bias, msa_err *err)
+msa_rc msa_seqs_read(msa_seqs *s, int64_t r, float *row, msa_err *err)
 {
-    msa_kern *k = s->model->kern;
-    float *at = s->logits + r * s->model->config.V + id, x = 0;
-    msa_rc rc = msa_kern_copy(k, NULL, &x, at, sizeof x, err);
-    x += bias;
-    return rc < 0 ? rc : msa_kern_copy(k, NULL, at, &x, sizeof x, err);
+    const int64_t V = s->model->config.V;
+    return msa_kern_copy(s->model->kern, NULL, row, s->logits + r * V, V * (int64_t)sizeof *row, err);
+}
+
+msa_rc msa_seqs_write(msa_seqs *s, int64_t r, const float *row, msa_err *err)
+{
+    const int64_t V = s->model->config.V;
+    return msa_kern_copy(s->model->kern, NULL, s->logits + r * V, row, V * (int64_t)sizeof *row, err);
 }
 
 msa_rc msa_seqs_sample(msa_seqs *s, const msa_kern_sample *params, int32_t *out, msa_err *err)

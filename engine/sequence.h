@@ -70,8 +70,9 @@ msa_rc msa_seqs_run(msa_seqs *s, const msa_seq_rows *items, int64_t n, msa_err *
 /* Logits of the last pass, in the order of the rows that asked: [R, V] f32,
  * device; R through *n. */
 const float *msa_seqs_logits(const msa_seqs *s, int64_t *n);
-/* Adds bias to the logit of one token in row r of them; waits. */
-msa_rc msa_seqs_bias(msa_seqs *s, int64_t r, int32_t id, float bias, msa_err *err);
+/* Row r of them to and from row [V] on the host; both wait. */
+msa_rc msa_seqs_read(msa_seqs *s, int64_t r, float *row, msa_err *err);
+msa_rc msa_seqs_write(msa_seqs *s, int64_t r, const float *row, msa_err *err);
 /* One token for each of them; params and out [R] host. */
 msa_rc msa_seqs_sample(msa_seqs *s, const msa_kern_sample *params, int32_t *out, msa_err *err);
 

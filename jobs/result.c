@@ -220,6 +220,8 @@ msa_rc msa_result_put(const msa_result_in *in, msa_buf *out, msa_err *err)
     json_t *msa = json_pack("{s:s, s:I, s:I, s:o, s:o, s:n}", "outcome", outcomes[a->outcome], "rounds",
                             (json_int_t)a->n_rounds, "context_tokens", (json_int_t)in->context_tokens,
                             "citations", citations, "trace", trace_of(a), "parsed");
+    if (msa && isfinite(a->not_found_lean))
+        json_object_set_new(msa, "not_found_lean", json_real(a->not_found_lean));
     if (msa && a->outcome == MSA_PARTIAL && a->limit)
         json_object_set_new(msa, "limit", msa_json_string(a->limit));
     json_t *line = json_pack(

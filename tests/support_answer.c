@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "tests/support_answer.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -300,6 +301,7 @@ void msa_test_same_answer(const msa_answer *a, const msa_answer *b)
     assert_int_equal(a->n_evidence, b->n_evidence);
     for (int64_t i = 0; i < a->n_evidence; i++)
         assert_int_equal(a->evidence[i], b->evidence[i]);
+    assert_true(a->not_found_lean == b->not_found_lean || (isnan(a->not_found_lean) && isnan(b->not_found_lean)));
     assert_int_equal(a->n_rounds, b->n_rounds);
     for (int64_t r = 0; r < a->n_rounds; r++) {
         assert_int_equal(a->rounds[r].n_routed, b->rounds[r].n_routed);

@@ -267,9 +267,13 @@ static void a_bias_decides_where_an_answer_begins(void **state)
     } cases[] = {{0, "YNo", MSA_ANSWERED},
                  {1000, "No", MSA_NOT_FOUND},     /* at the first token alone: one N, not two */
                  {-1000, "YNo", MSA_ANSWERED}};   /* and behind it nothing is held back */
+    double lean = 0;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         p->not_found_bias.base = cases[i].bias;
         ask(&w, question("why?"), 200, &a);
+        /* what the model prefers by itself is told, and the bias is not in it */
+        assert_true(a.a.not_found_lean < 0 && (i == 0 || a.a.not_found_lean == lean));
+        lean = a.a.not_found_lean;
         assert_string_equal(a.a.text, cases[i].text);
         assert_int_equal(a.a.outcome, cases[i].outcome);
         msa_test_answers_free(&a, 1);
@@ -281,7 +285,7 @@ static void a_bias_decides_where_an_answer_begins(void **state)
     assert_true(fabs(score) > 1e-3);
     p->not_found_bias.score = 900;
     for (int sign = -1; sign <= 1; sign += 2) {
-        p->not_found_bias.base = -900 * score + sign * 500;
+        p->not_found_bias.base = -900 * score - lean + sign * 0.01;
         ask(&w, question("why?"), 200, &a);
         assert_int_equal(a.a.outcome, sign > 0 ? MSA_NOT_FOUND : MSA_ANSWERED);
         msa_test_answers_free(&a, 1);
