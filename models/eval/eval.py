@@ -153,7 +153,8 @@ def variants(a):
         for f in os.listdir(source):
             if f != "msa_protocol.json":
                 os.symlink(os.path.join(source, f), os.path.join(folder, f))
-        changed = {k: v for k, v in protocol.items() if k != "lexical"}
+        # the bias knows the scores of "both" alone
+        changed = {k: v for k, v in protocol.items() if k != "lexical" and (name == "both" or k != "not_found_bias")}
         if lexical:
             changed["lexical"] = lexical
         with open(os.path.join(folder, "msa_protocol.json"), "w", encoding="utf-8") as f:
