@@ -4,15 +4,11 @@
  * weight arrives: 16-byte loads, four to eight in flight a thread, and enough blocks of few
  * weight rows each, whose threads share the row's K, that all of the card pulls.
  * Up to 4 rows are multiplied by ordinary arithmetic, up to 16 by tensor cores with
- * the weight as the side of 16 rows. The order of a sum depends on the weight's shape
- * alone (and on which of the two it is), not on the number of rows. */
-#include <cooperative_groups.h>
-
+ * the weight as the side of 16 rows. The order of a sum depends on K alone (and on
+ * which of the two it is), not on the number of rows. */
 #include "kernels/cuda_chain.h"
 #include "kernels/cuda_elem.h"
 #include "kernels/cuda_gemv.h"
-
-namespace cg = cooperative_groups;
 
 /* 16 bytes, or zeros when `in` is false; what is read once is kept out of L1. */
 static __device__ __forceinline__ uint4 load_once(const void *p, bool in)
@@ -262,8 +258,7 @@ gemv_kernel(msa_cuda_few f, int ahead)
 
 /* ---- up to 16 rows --------------------------------------------------------------------- */
 
-/* A place has 16 weight rows, a block 1, 2 or 4 places. */
-enum { MMA_ROWS = 16, MMA_PLACES = 4, MMA_STEP = 32, MMA_AHEAD = 4, MMA_WARPS = 8, MMA_PITCH = 20 };
+enum { MMA_ROWS = 16, MMA_STEP = 32, MMA_AHEAD = 4, MMA_WARPS = 8, MMA_PITCH = 20 };
 
 static __device__ __forceinline__ void mma(float c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
                                            uint32_t b0, uint32_t b1)
@@ -274,61 +269,39 @@ static __device__ __forceinline__ void mma(float c[4], uint32_t a0, uint32_t a1,
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-/* Steps of 32 columns: in one a lane loads 8 consecutive columns of two weight rows and
- * of one row of x an 8-row tile; the products pair them in another order than the
- * columns', the same on both sides. The warps of a place take turns at steps; those of
- * other places load the same x at the same time, which comes from the L2 once. Where
- * there are few weight rows the blocks of a cluster share the columns, and each adds
- * up a share of the sums, in the order of the blocks.
- *
- * The weights of the next two turns are asked for in every other turn, in the last one
- * those of the block `ahead` further on (0: there is none). */
+/* A block: 16 weight rows; its warps take turns at steps of 32 columns. In a step a
+ * lane loads 8 consecutive columns of two weight rows and of one row of x an 8-row
+ * tile: the products pair them in another order than the columns', the same on both
+ * sides. */
 template <int TILES>
-static __global__ void __launch_bounds__(32 * MMA_WARPS, 2) mma_kernel(msa_cuda_few f, int places, int ahead)
+static __global__ void __launch_bounds__(32 * MMA_WARPS) mma_kernel(msa_cuda_few f)
 {
-    enum { VALUES = 8 * TILES * MMA_ROWS };
-    __shared__ float part[MMA_WARPS][8 * TILES][MMA_PITCH], sums[MMA_PLACES * VALUES];
-    cg::cluster_group cluster = cg::this_cluster();
-    const int splits = (int)cluster.num_blocks(), split = (int)cluster.block_rank();
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int slice = warp / places, slices = MMA_WARPS / places;
-    const int64_t block = blockIdx.x / splits, blocks = gridDim.x / splits;
-    const int K = (int)f.K, span = slices * MMA_STEP * MMA_AHEAD;
-    const int share = ((K + MMA_STEP - 1) / MMA_STEP + splits - 1) / splits * MMA_STEP;
-    const int from = min(split * share, K), to = min(from + share, K);
-    const int turns = max((to - from + span - 1) / span, 1); /* waits even when it has no columns */
-    const int64_t place = block * places + warp % places;
-    const __nv_bfloat16 *w0 = weight_row(f, place, g, MMA_ROWS) + t * 8;
-    const __nv_bfloat16 *w1 = weight_row(f, place, g + 8, MMA_ROWS) + t * 8;
+    __shared__ float part[MMA_WARPS][8 * TILES][MMA_PITCH];
+    const int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
+    const int g = lane / 4, t = lane % 4;
+    const int64_t K = f.K;
+    const __nv_bfloat16 *w0 = weight_row(f, blockIdx.x, g, MMA_ROWS) + t * 8;
+    const __nv_bfloat16 *w1 = weight_row(f, blockIdx.x, g + 8, MMA_ROWS) + t * 8;
     const __nv_bfloat16 *xs[TILES];
 #pragma unroll
     for (int i = 0; i < TILES; i++)
         xs[i] = (const __nv_bfloat16 *)f.x + min((int64_t)i * 8 + g, f.M - 1) * K + t * 8;
     float acc[TILES][4] = {{0}};
     msa_cuda_let_next();
-    const int end = to - t * 8; /* what lies from here on is another's */
-    for (int turn = 0; turn < turns; turn++) {
-        const int k = from + (turn * slices * MMA_AHEAD + slice) * MMA_STEP;
+    const int64_t end = K - t * 8; /* what lies from here on is another row's */
+    for (int64_t k = warp * MMA_STEP; k < K; k += (int64_t)warps * MMA_STEP * MMA_AHEAD) {
         uint4 a[MMA_AHEAD][2], b[MMA_AHEAD][TILES];
 #pragma unroll
         for (int u = 0; u < MMA_AHEAD; u++) {
-            const int at = k + u * slices * MMA_STEP;
+            const int64_t at = k + (int64_t)u * warps * MMA_STEP;
             a[u][0] = load_once(w0 + at, at < end);
             a[u][1] = load_once(w1 + at, at < end);
         }
-        const bool last = turn + 1 == turns;
-        if ((turn % 2 == 0 || last) && lane < 2 * places) {
-            const int row = warp * 2 * places + lane, first = from + (last ? 0 : turn + 1) * span;
-            const int64_t whose = last ? block + ahead : block;
-            if (first < to && whose < blocks && (!last || ahead > 0))
-                want_later(weight_row(f, whose * places + row / MMA_ROWS, row % MMA_ROWS, MMA_ROWS) + first,
-                           2 * min(2 * span, to - first));
-        }
-        if (turn == 0)
+        if (k == warp * MMA_STEP)
             msa_cuda_wait_previous();
 #pragma unroll
         for (int u = 0; u < MMA_AHEAD; u++) {
-            const int at = k + u * slices * MMA_STEP;
+            const int64_t at = k + (int64_t)u * warps * MMA_STEP;
 #pragma unroll
             for (int i = 0; i < TILES; i++)
                 b[u][i] = load_often(xs[i] + at, at < end);
@@ -348,30 +321,16 @@ static __global__ void __launch_bounds__(32 * MMA_WARPS, 2) mma_kernel(msa_cuda_
         for (int j = 0; j < 4; j++)
             part[warp][i * 8 + 2 * t + j % 2][g + j / 2 * 8] = acc[i][j];
     __syncthreads();
-    for (int e = threadIdx.x; e < places * VALUES; e += blockDim.x) {
-        float sum = 0;
-        for (int i = 0; i < slices; i++)
-            sum += part[i * places + e / VALUES][e % VALUES / MMA_ROWS][e % MMA_ROWS];
-        sums[e] = sum;
-    }
-    if (splits > 1)
-        cluster.sync();
-    else
-        __syncthreads();
-    for (int e = split * blockDim.x + threadIdx.x; e < places * VALUES; e += splits * blockDim.x) {
-        const int r = e % MMA_ROWS;
-        if (f.gated && r >= MMA_ROWS / 2)
-            continue;
+    const int R = f.gated ? MMA_ROWS / 2 : MMA_ROWS;
+    for (int e = threadIdx.x; e < 8 * TILES * R; e += blockDim.x) {
+        const int m = e / R, r = e % R;
         float sum = 0, up = 0;
-        for (int i = 0; i < splits; i++) {
-            const float *other = cluster.map_shared_rank(&sums[0], i);
-            sum += other[e];
-            up += f.gated ? other[e + MMA_ROWS / 2] : 0;
-        }
-        finish(f, block * places + e / VALUES, r, MMA_ROWS, e % VALUES / MMA_ROWS, sum, up);
+        for (int i = 0; i < warps; i++)
+            sum += part[i][m][r];
+        for (int i = 0; f.gated && i < warps; i++)
+            up += part[i][m][r + R];
+        finish(f, blockIdx.x, r, MMA_ROWS, m, sum, up);
     }
-    if (splits > 1)
-        cluster.sync(); /* the others have read this block's sums */
 }
 
 /* ---- any shape ------------------------------------------------------------------------------ */
@@ -419,44 +378,19 @@ static int warps_for(int64_t steps, int64_t ahead, int64_t most)
 
 bool msa_cuda_few_rows(int64_t M, int64_t N, int64_t K)
 {
-    return M <= 16 && K % 8 == 0 && K <= INT32_MAX / 4 && N <= INT32_MAX;
+    return M <= 16 && K % 8 == 0 && K <= INT32_MAX && N <= INT32_MAX;
 }
 
 bool msa_cuda_few_norms(int64_t M) { return M <= 4; }
 
-/* Few rows of weight (a small model's) take a block each place. Else 4 places a block,
- * or 2 where so many blocks would leave the last ones alone; and splits until two
- * blocks a multiprocessor are there, each with a whole turn at least. All of it
- * depends on the weight's shape alone, and so does the order of a sum. */
-static void mma_launch(const msa_cuda_few *f, int64_t n_places, cudaStream_t s)
-{
-    enum { MOST = 2 * SMS, MOST_SPLITS = 8 };
-    const int places = n_places < SMS ? 1 : ceil_div(n_places, 4) <= MOST ? 4 : 2;
-    const int64_t blocks = ceil_div(n_places, places), turns = f->K / (MMA_STEP * MMA_AHEAD * MMA_WARPS / places);
-    int splits = 1;
-    while (2 * splits <= MOST_SPLITS && 2 * splits <= turns && 2 * splits * blocks <= MOST)
-        splits *= 2;
-    cudaLaunchAttribute a[2] = {};
-    a[0].id = cudaLaunchAttributeClusterDimension;
-    a[0].val.clusterDim.x = (unsigned)splits;
-    a[0].val.clusterDim.y = a[0].val.clusterDim.z = 1;
-    a[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    a[1].val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3((unsigned)(blocks * splits));
-    config.blockDim = dim3(32 * MMA_WARPS);
-    config.stream = s;
-    config.attrs = a;
-    config.numAttrs = 2;
-    cudaLaunchKernelEx(&config, f->M <= 8 ? mma_kernel<1> : mma_kernel<2>, *f, places, splits > 1 ? 0 : (int)MOST);
-}
-
 void msa_cuda_linear_few(const msa_cuda_few *f, cudaStream_t s)
 {
-    const int64_t outputs = f->gated ? f->N / 2 : f->N;
+    const int64_t places = f->gated ? f->N / 2 : f->N; /* weight rows, or pairs of them */
     const int per = f->gated ? 2 : 1;
-    const unsigned gemv_blocks = (unsigned)ceil_div(outputs, GEMV_ROWS / per);
+    const unsigned gemv_blocks = (unsigned)ceil_div(places, GEMV_ROWS / per);
+    const unsigned mma_blocks = (unsigned)ceil_div(places, MMA_ROWS / per);
     const int gemv_threads = 32 * warps_for(ceil_div(f->K, 8 * 32), 2, GEMV_THREADS / 32);
+    const int mma_threads = 32 * warps_for(ceil_div(f->K, MMA_STEP), MMA_AHEAD, MMA_WARPS);
     const int ahead = (f->gamma ? GEMV_BLOCKS_NORM : GEMV_BLOCKS) * SMS * GEMV_THREADS / gemv_threads;
     if (f->M <= 4 && f->gamma)
         msa_cuda_follow(f->M == 1   ? gemv_kernel<1, true>
@@ -469,7 +403,7 @@ void msa_cuda_linear_few(const msa_cuda_few *f, cudaStream_t s)
                                     : gemv_kernel<4, false>,
                         gemv_blocks, gemv_threads, s, *f, ahead);
     else
-        mma_launch(f, ceil_div(outputs, MMA_ROWS / per), s);
+        msa_cuda_follow(f->M <= 8 ? mma_kernel<1> : mma_kernel<2>, mma_blocks, mma_threads, s, *f);
 }
 
 void msa_cuda_linear_any(msa_dtype act, const void *W, const void *x, int64_t M, int64_t N, int64_t K, void *out,
