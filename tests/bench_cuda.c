@@ -256,8 +256,6 @@ typedef struct stream {
     int64_t docs, doc_tokens, given, V;
     bool mixed;                    /* lengths from half to three halves of doc_tokens */
     int32_t *ids;
-    double first, last;            /* when a batch past two fifths, and the last one, had landed */
-    int64_t first_tokens, last_tokens;
 } stream;
 
 static msa_rc next_doc(void *user, msa_doc_tokens *out, msa_err *e)
@@ -272,18 +270,6 @@ static msa_rc next_doc(void *user, msa_doc_tokens *out, msa_err *e)
         s->ids[i] = (int32_t)(random_bits[(s->given * s->doc_tokens + i) % (PIECE / 8)] % (uint64_t)s->V);
     *out = (msa_doc_tokens){.id = ++s->given, .ids = s->ids, .n = n};
     return MSA_OK;
-}
-
-static void progress(void *user, int64_t docs, int64_t tokens)
-{
-    (void)docs;
-    stream *s = user;
-    s->last = now();
-    s->last_tokens = tokens;
-    if (s->first_tokens == 0 && tokens * 5 > s->docs * s->doc_tokens * 2) {
-        s->first = s->last;
-        s->first_tokens = tokens;
-    }
 }
 
 static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *at)
@@ -302,33 +288,45 @@ static double prefill_flop(const msa_config *c)
     return 2 * ((double)last * layer + kv + (double)c->n_router * kv / 2 / (double)c->P);
 }
 
-/* Beside the products of a layer alone, right behind the run while the card is hot:
- * for seconds on end, which is what a prefill lasts, and for moments. */
-static void prefill(msa_model *m, int index, const char *name, int64_t doc_tokens, bool mixed, int64_t tokens)
+/* Seconds of a prefill of `docs` documents into a bank of its own. */
+static double prefill_run(msa_model *m, stream *s, int64_t docs, msa_prefill_stat *stat)
 {
-    char dir[] = "/tmp/bench_cuda_XXXXXX", bank_dir[64], what[64];
+    char dir[] = "/tmp/bench_cuda_XXXXXX", bank_dir[64];
     if (!mkdtemp(dir))
         must(msa_err_set(&err, MSA_FATAL, MSA_E_INTERNAL, "no folder in /tmp"), "prefill");
     snprintf(bank_dir, sizeof bank_dir, "%s/bank", dir);
-    stream s = {.docs = tokens / doc_tokens, .doc_tokens = doc_tokens, .mixed = mixed, .V = m->config.V,
-                .ids = msa_alloc(2 * doc_tokens, sizeof *s.ids)};
-    msa_prefill_opts o = {.progress = progress, .user = &s};
-    msa_prefill_stat stat;
+    s->docs = docs;
+    s->given = 0;
     msa_bank *bank;
     DO(msa_bank_open(bank_dir, m, MSA_BANK_WRITE, MSA_BF16, &bank, &err));
     const double from = now();
-    DO(msa_prefill_run(m, bank, next_doc, &s, &o, &stat, &err));
+    DO(msa_prefill_run(m, bank, next_doc, s, &(msa_prefill_opts){0}, stat, &err));
     const double all = now() - from;
     msa_bank_close(bank);
     nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
-    const double steady = s.last > s.first ? (double)(s.last_tokens - s.first_tokens) / (s.last - s.first) : 0;
+    return all;
+}
+
+/* By the device's own seconds: batches land late and together, so that what lands in a
+ * stretch of time says little. A first run of a fifth finds the products' plans. Beside
+ * the products of a layer alone, right behind the run while the card is hot: for seconds
+ * on end, which is what a prefill lasts, and for moments. */
+static void prefill(msa_model *m, int index, const char *name, int64_t doc_tokens, bool mixed, int64_t tokens)
+{
+    char what[64];
+    stream s = {.doc_tokens = doc_tokens, .mixed = mixed, .V = m->config.V,
+                .ids = msa_alloc(2 * doc_tokens, sizeof *s.ids)};
+    msa_prefill_stat stat;
+    prefill_run(m, &s, tokens / doc_tokens / 5, &stat);
+    const double all = prefill_run(m, &s, tokens / doc_tokens, &stat);
+    const double rate = (double)stat.tokens / stat.device_seconds;
     const products p = products_of(&m->config);
     double hot;
     const double moment = msa_test_cublas_layer(index, 32768, p.shape, 4, 2.5, &hot);
     const double flop = prefill_flop(&m->config) * 1e-12;
     snprintf(what, sizeof what, "prefill %s, documents of %s%lld", name, mixed ? "about " : "", (long long)doc_tokens);
-    row(what, "%8.0f tokens/s = %.2f of the GEMM floor as sustained, %.2f of the short one", steady,
-        steady * flop / hot, steady * flop / moment);
+    row(what, "%8.0f tokens/s = %.2f of the GEMM floor as sustained, %.2f of the short one", rate, rate * flop / hot,
+        rate * flop / moment);
     row("  its products alone", "%.0f TFLOP/s sustained, %.0f short: %.0f and %.0f tokens/s", hot, moment, hot / flop,
         moment / flop);
     row("  whole call, bank written", "%.0f tokens/s; the device worked %.3f of %.3f s, idle %.1f %%",
