@@ -31,7 +31,7 @@ typedef struct msa_model_opts {
     msa_dtype compute;     /* act type: MSA_F32 or MSA_BF16 */
     bool compute_auto;     /* bf16 where the device multiplies it in hardware, else f32 */
     int n_threads;         /* 0: all */
-    int64_t device_bytes;  /* of a card's memory for all that is on it; 0: what is free */
+    int64_t device_bytes;  /* what plans may count on of a card's memory; 0: what is free */
 } msa_model_opts;
 
 /* config.json, read and checked, without any weight. */
@@ -167,7 +167,8 @@ typedef struct msa_prefill_opts {
 typedef struct msa_prefill_stat {
     int64_t docs, tokens, chunks, extents;
     double seconds;
-    double device_seconds;     /* of them the device was at work on batches */
+    double device_seconds;     /* of them the device had a batch: from its first operation there
+                                * to its last, waits for the host in between included */
 } msa_prefill_stat;
 
 /* Encodes every document (ids must exceed the bank's last_doc) and appends the

@@ -11,7 +11,7 @@
 #define JOB_OPTIONS "qvldgctsmo"
 #define MODEL_HELP                                                                    \
     "  --device auto|cpu|ref|cuda:N   where to compute (auto: the best that works)\n" \
-    "  --device-memory BYTES          what a plan may take of a card (default: what is free)\n" \
+    "  --device-memory BYTES          what a plan may take of a cuda:N (default: what is free)\n" \
     "  --compute auto|f32|bf16        type of activations\n"                          \
     "  --threads N                    processor threads (default: all)\n"
 #define JOB_HELP                                                                          \

@@ -232,7 +232,8 @@ static msa_rc fill(msa_run *r, const int64_t *dead, int64_t n_dead, int64_t n_ne
         return MSA_OK;
     rc = msa_prefill_run(r->model, r->bank, next_doc, &f, &opts, &stat, err);
     r->extents_new = stat.extents;
-    msa_log('i', "prefill: %lld documents, %lld tokens, %.3f s, of which the device worked %.3f s",
+    if (rc >= 0)
+        msa_log('i', "prefill: %lld documents, %lld tokens, %.3f s, of which the device had a batch %.3f s",
             (long long)stat.docs, (long long)stat.tokens, stat.seconds, stat.device_seconds);
     return rc;
 }

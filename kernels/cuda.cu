@@ -28,7 +28,7 @@ enum { RING_BYTES = 64 << 20, ARG_ALIGN = 256 };
 /* An array that was sent. Layers ask for the same ones again: borders of documents,
  * chunks. Only small ones of late are looked at, so that none is given out which the
  * other arrays of its operation could overwrite. */
-enum { SENT = 8, SENT_BYTES = 1 << 20, SENT_AGE = RING_BYTES / 4 };
+enum { SENT = 8, SENT_BYTES = 1 << 20, SENT_AGE = RING_BYTES / 16 };
 typedef struct sent_array {
     cudaStream_t on;
     int64_t at, bytes;      /* in the ring; bytes 0: none */
@@ -491,7 +491,9 @@ static msa_rc set_up(msa_cuda *c, const cudaDeviceProp *p, const msa_kern_opts *
     c->base.info.n_threads = 0;
     c->base.info.host_memory = false;
     /* the tensors of a batch of 32,768 rows of a 4B model take some 4 GB */
-    c->base.info.batch_tokens = p->totalGlobalMem >= (size_t)40 << 30 ? 32768 : 8192;
+    const int64_t all = (int64_t)p->totalGlobalMem;
+    const int64_t told = opts->memory_bytes > 0 && opts->memory_bytes < all ? opts->memory_bytes : all;
+    c->base.info.batch_tokens = told >= (int64_t)40 << 30 ? 32768 : 8192;
     return MSA_OK;
 }
 

@@ -204,7 +204,8 @@ static void plain_launch(cudaStream_t st, const msa_cuda_attn_call *call, int64_
  * and of 4 where they are many, so that no second wave of them begins late. */
 enum { DECODE_ROWS = 8, DECODE_KEYS = 16, DECODE_SPLITS = 8, DECODE_SM_WARPS = 16 };
 
-/* Where a key stands. A call's tables are no kernel's output, what their pointers name is. */
+/* Where a key stands. A call's tables and the factors they name are no kernel's output
+ * of late, the rows they name may be. */
 struct decode_key {
     const void *k, *v;
     float k_scale, v_scale;

@@ -392,7 +392,8 @@ msa_rc msa_kern_linear(msa_kern *k, msa_kern_stream *st, const msa_kern_weight *
     return k->ops->linear(k, st, w, x, M, out, mode, err);
 }
 
-/* What is wrong with arguments of qk_rope, of cache_store; refusals name the function. */
+/* What is wrong with arguments of qk_rope, and below of cache_store, for one operation or
+ * both; refusals name what was refused, which is enough for what only a bug can show. */
 static msa_rc msa_kern_qk_rope_args(const msa_kern *k, const void *qkv, int64_t M, msa_kern_heads h,
                                     const float *q_gamma, const float *k_gamma, float eps,
                                     const int64_t *pos, double theta, msa_err *err)

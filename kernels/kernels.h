@@ -136,12 +136,13 @@ msa_rc msa_kern_event_seconds(msa_kern *k, msa_kern_event *from, msa_kern_event 
 /* A run of operations that is repeated with the same operations, shapes and device
  * pointers, while what its host arrays hold (borders, segments, cache lengths)
  * changes: a decoding step. Between begin and end stand only rms_norm, linear,
- * norm_linear, qk_rope, qk_rope_store, cache_store, attn_memory, swiglu and gather, all on st. A backend that
- * records keeps the first run of a key and replays it, taking the arrays of each
- * later run; the others compute at once. key > 0. A run that differs from the
- * recorded one in anything but its arrays is recorded anew. Nothing may be relied on before end. After an error in
- * between, msa_kern_graph_clear abandons the run. clear also forgets every
- * recorded run: it must come before memory that one names is freed. */
+ * norm_linear, qk_rope, qk_rope_store, cache_store, attn_memory, swiglu and gather,
+ * all on st. A backend that records keeps the first run of a key and replays it,
+ * taking the arrays of each later run; the others compute at once. key > 0. A run that
+ * differs from the recorded one in anything but its arrays is recorded anew. Nothing
+ * may be relied on before end. After an error in between, msa_kern_graph_clear
+ * abandons the run. clear also forgets every recorded run: it must come before memory
+ * that one names is freed. */
 msa_rc msa_kern_graph_begin(msa_kern *k, msa_kern_stream *st, int64_t key, msa_err *err);
 msa_rc msa_kern_graph_end(msa_kern *k, msa_kern_stream *st, msa_err *err);
 void msa_kern_graph_clear(msa_kern *k);
@@ -187,7 +188,9 @@ typedef struct msa_kern_heads {
  * and k_gamma [D] f32 (both NULL: no norm, Llama type), then RoPE with
  * positions pos [M] (device) and frequencies theta^(-i/(D/2)): the first half
  * of a head pairs with the second. Values stay. Angles are computed as
- * pos * frequency in f64, or to the same accuracy. */
+ * pos * frequency in f64, or to the same accuracy. Here and in qk_rope_store and
+ * norm_linear, pos and the gammas are not what an operation computed: they came by
+ * msa_kern_copy, and a device may read them before the operation in front has ended. */
 msa_rc msa_kern_qk_rope(msa_kern *k, msa_kern_stream *st, void *qkv, int64_t M, msa_kern_heads h,
                         const float *q_gamma, const float *k_gamma, float eps, const int64_t *pos,
                         double theta, msa_err *err);

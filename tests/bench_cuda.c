@@ -329,7 +329,7 @@ static void prefill(msa_model *m, int index, const char *name, int64_t doc_token
         rate * flop / moment);
     row("  its products alone", "%.0f TFLOP/s sustained, %.0f short: %.0f and %.0f tokens/s", hot, moment, hot / flop,
         moment / flop);
-    row("  whole call, bank written", "%.0f tokens/s; the device worked %.3f of %.3f s, idle %.1f %%",
+    row("  whole call, bank written", "%.0f tokens/s; the device had a batch %.3f of %.3f s, idle %.1f %% at least",
         (double)stat.tokens / all, stat.device_seconds, all, 100 * (1 - stat.device_seconds / all));
     free(s.ids);
 }

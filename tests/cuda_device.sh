@@ -28,6 +28,7 @@ for part; do
         nvidia-smi --query-gpu=timestamp,utilization.gpu,power.draw,clocks.sm,temperature.gpu --format=csv,noheader,nounits \
             -lms 200 >"$logs/card_bench.log" 2>&1 &
         sampler=$!
+        trap 'kill $sampler 2>/dev/null' EXIT
         step bench "$B/tests/bench_cuda" "$backend"
         kill "$sampler" 2>/dev/null; wait "$sampler" 2>/dev/null ;;
     memcheck)
@@ -35,13 +36,14 @@ for part; do
             step "$part-$t" compute-sanitizer --tool "$part" --error-exitcode 9 "$B/tests/$t" "$backend"
         done ;;
     racecheck) # hundreds of times slower: each test alone, eight at a time
+        : >"$logs/racecheck.log"
         for t in test_kernels test_kernels_model test_kernels_bank; do
             sed -n "s/.*cmocka_unit_test(\([a-z0-9_]*\)).*/$t \1/p" tests/$t.c
         done | B=$B backend=$backend limit=$limit logs=$logs xargs -P 8 -L 1 bash -c '
             timeout -k 5 "$limit" compute-sanitizer --tool racecheck --error-exitcode 9 \
                 "$B/tests/$0" "$backend" "$1" >"$logs/racecheck-$0-$1.log" 2>&1
             printf "racecheck %-50s exit %3d\n" "$0 $1" $? | tee -a "$logs/racecheck.log"'
-        grep -q "exit *[1-9]" "$logs/racecheck.log" && failed=1 ;;
+        if [ ! -s "$logs/racecheck.log" ] || grep -q "exit *[1-9]" "$logs/racecheck.log"; then failed=1; fi ;;
     *) echo "cuda_device.sh: no part is called $part" >&2; exit 64 ;;
     esac
 done

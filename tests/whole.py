@@ -91,11 +91,11 @@ def table(out):
     line("ingest", seconds["ingest"], per_second(tokens, seconds["ingest"], "tokens"), began,
          began + seconds["ingest"])
     line("prefill", seconds["prefill"], per_second(tokens, seconds["prefill"], "tokens"), prefill, answering)
-    said = re.search(r"prefill: .* tokens, ([0-9.]+) s, of which the device worked ([0-9.]+) s", log)
+    said = re.search(r"prefill: .* tokens, ([0-9.]+) s, of which the device had a batch ([0-9.]+) s", log)
     if said:
         alone, work = float(said[1]), float(said[2])
         line("  encoding", alone, per_second(tokens, alone, "tokens"), 1, 0)
-        print(f"  device at work  {work:9.3f} s  idle {100 * (1 - work / max(alone, 1e-9)):.1f} % of encoding")
+        print(f"  device had work {work:9.3f} s  idle at least {100 * (1 - work / max(alone, 1e-9)):.1f} % of encoding")
         print(f"  words, opening  {seconds['prefill'] - alone:9.3f} s")
     done = counts["total"] - counts["kept"]
     line("answering", seconds["answer"], per_second(done, seconds["answer"], "questions"), answering, ended)

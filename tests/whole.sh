@@ -8,7 +8,8 @@
 #       QUESTIONS  lines {"id", "question"}, or a job with "queries"
 #       OUT        folder to make
 # BUILD: the build folder (default build/cuda). BACKEND: another device than cuda:0; with
-# a CPU the card's figures and the comparison are left out.
+# a CPU the card's figures and the comparison are left out. The comparison is made for a
+# card of 64 GB or more.
 set -eu
 cd "$(dirname "$0")/.."
 texts=$(realpath "${1:?a folder of texts}") questions=$(realpath "${2:?questions}")
@@ -24,6 +25,7 @@ if [[ $backend = cuda* ]]; then
     nvidia-smi --id="${backend#cuda:}" --query-gpu=timestamp,utilization.gpu,power.draw,clocks.sm \
         --format=csv,noheader,nounits -lms 100 >"$out/card.csv" 2>"$out/card.err" &
     sampler=$!
+    trap 'kill $sampler 2>/dev/null || true' EXIT
 fi
 date +%s.%N >"$out/began"
 rc=0

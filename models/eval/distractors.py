@@ -8,7 +8,7 @@ TRAIN holds questions and passages as eval.py takes them; questions are those th
 models/train/prepare.py holds out. DIR gets SET.jsonl.xz with the questions chosen,
 passages.jsonl.xz with their passages and --others more of each set (the likeliest to
 be mistaken: of the same source documents first), and distractors.jsonl.xz: n passages
-cut from SCALE/*.jsonl.xz, in an order that makes every head of it a fair sample.
+cut from SCALE/NAME.jsonl.xz, NAME as in SHARES, in an order that makes every head of it a fair sample.
 
 No distractor comes of a question's source: documents are left out whose title is that
 of a passage in DIR, and passages that share eight words in a row with one of a
@@ -25,7 +25,7 @@ from eval import held_out, lines
 
 MOST, LEAST = 480, 200   # characters of a distractor
 RUN = 8                  # words in a row that two texts do not share by chance
-# of every ten passages, by kind of text; a kind that runs out leaves its share to the others
+# of every ten passages, by kind of text; a kind that runs out leaves its share to all others
 SHARES = {"wikipedia_ottqa": 4.5, "dc_law": 3.5, "tech_docs": 1.2, "wikipedia_pages_wtq": 0.8}
 
 
@@ -107,12 +107,12 @@ def distractors(a, passages, positives):
     rank = lambda p: hashlib.md5(p["id"].encode()).digest()
     whole, chosen, rest = sum(SHARES.values()), [], []
     for name, share in SHARES.items():
-        # whole documents in an order of chance: neighbours stay together and texts pack well
+        # whole documents in an order of chance, so that few are cut between chosen and not
         rows = sorted(found[name], key=lambda p: hashlib.md5(p["id"].split(".")[0].encode()).digest())
         n = int(a.n * share / whole)
         chosen += rows[:n]
         rest += rows[n:]
-    chosen += rest[:a.n - len(chosen)]
+    chosen += sorted(rest, key=rank)[:a.n - len(chosen)]
     return sorted(chosen, key=rank)
 
 

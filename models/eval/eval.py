@@ -153,8 +153,9 @@ def variants(a):
         for f in os.listdir(source):
             if f != "msa_protocol.json":
                 os.symlink(os.path.join(source, f), os.path.join(folder, f))
-        # the bias knows the scores of "both" alone
-        changed = {k: v for k, v in protocol.items() if k != "lexical" and (name == "both" or k != "not_found_bias")}
+        # the bias knows the scores of the model's own "both" alone
+        own_scores = name == "both" and lexical == protocol.get("lexical")
+        changed = {k: v for k, v in protocol.items() if k != "lexical" and (own_scores or k != "not_found_bias")}
         if lexical:
             changed["lexical"] = lexical
         with open(os.path.join(folder, "msa_protocol.json"), "w", encoding="utf-8") as f:

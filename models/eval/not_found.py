@@ -6,7 +6,7 @@ said of either.
     python3 models/eval/not_found.py WITH/results.jsonl WITHOUT/results.jsonl
 
 make eval leaves both in its work folder: CORPUS/out-both and CORPUS/out-both-withheld.
-A question is "not found" when not_found_lean + base + score * best score > 0."""
+An answer begins so, at temperature 0, when not_found_lean + base + score * best score > 0."""
 import json
 import sys
 
@@ -21,6 +21,8 @@ def read(path):
         for line in f:
             msa = json.loads(line)["response"]["body"]["msa"]
             routed = msa["trace"][0]["routed"] if msa["trace"] else []
+            if "not_found_lean" not in msa and msa["outcome"] != "not_found":
+                sys.exit(f"{path}: no not_found_lean: the model's protocol has no not_found_text")
             rows.append((msa["not_found_lean"], routed[0][1]) if "not_found_lean" in msa else (float("inf"), 0.0))
     return rows
 

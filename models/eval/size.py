@@ -97,7 +97,7 @@ def say(command, clock):
 
 
 def jobs(a, own, more):
-    """Files of records that all sizes share, and a job for each: (size, path)."""
+    """Writes the files of records that all sizes share, and a job for each size."""
     record = lambda p: {"id": p["id"], "title": p.get("title") or "", "text": p["text"]}
     files = [(0, "own.jsonl", own)]
     ends = sorted({*a.sizes, *range(FILE, len(more), FILE)} - {0})
