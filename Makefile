@@ -221,12 +221,7 @@ test-cuda: cuda
 test-emu:
 	@$(MAKE) --no-print-directory VARIANT=emu -j$$(nproc) build/emu/tests/emu/emu_test build/emu/tests/test_kernels build/emu/tests/test_kernels_model \
 	  build/emu/tests/test_kernels_args
-	@for seed in 0 1 2; do echo "== seed $$seed"; export MSA_EMU_SEED=$$seed; build/emu/tests/emu/emu_test || exit 1; \
-	  for t in 'norm*' 'rope*' 'attention*' 'pool*' 'routing*' 'best*' 'linear*' 'rows_agree' 'cache*' 'rotated*'; do \
-	    MSA_EMU_TESTS=$$t build/emu/tests/test_kernels cuda:0 || exit 1; done; \
-	  for t in 'rows_of*' 'products_of_few*' 'norm_linear*'; do \
-	    MSA_EMU_TESTS=$$t build/emu/tests/test_kernels_model cuda:0 || exit 1; done; \
-	  MSA_EMU_TESTS='arrays*' build/emu/tests/test_kernels_args cuda:0 || exit 1; done
+	@printf '0\n1\n2\n' | xargs -P $$(nproc) -n 1 tests/emu/run.sh build/emu
 
 ## make bench-cuda   speed on the device, each figure beside its ceiling measured in the same run
 .PHONY: bench-cuda
