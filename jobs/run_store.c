@@ -234,7 +234,7 @@ static msa_rc fill(msa_run *r, const int64_t *dead, int64_t n_dead, int64_t n_ne
     r->extents_new = stat.extents;
     if (rc >= 0)
         msa_log('i', "prefill: %lld documents, %lld tokens, %.3f s, of which the device had a batch %.3f s",
-            (long long)stat.docs, (long long)stat.tokens, stat.seconds, stat.device_seconds);
+                (long long)stat.docs, (long long)stat.tokens, stat.seconds, stat.device_seconds);
     return rc;
 }
 
