@@ -74,7 +74,20 @@ SECOND = {**FULL, "batch": 192, "near": 0.5, "answer_tokens": 56000, "answer_wei
                     "bioasq_6b-8b_golden": 0.06, "pubmedqa_train": 0.01, "multihop": 0.04, "covidqa": 0.05, "selqa_dev": 0.01,
                     "tatqa_dev": 0.03, "wikitablequestions_train": 0.02}}
 SECOND_SMOKE = {**SECOND, **SMOKE, "answer_tokens": 300, "evidence_cap": 40, "mine_at": (0.0, 0.5), "mine_others": 4, "told": 2}
-SIZES = {"full": FULL, "second": SECOND, "smoke": SMOKE, "second-smoke": SECOND_SMOKE, "two-cores": TWO_CORES, "two-cores-end": TWO_CORES_END}
+# once more: evidence is what the model itself ranks first, half of it without the right
+# passage, and the decision to decline has a loss of its own; questions are told from
+# unrelated passages too, mined ones and those of earlier steps
+THIRD = {**SECOND, "cap": 256, "routed": True, "answer_tokens": 60000, "questions": 5, "none": 0.5, "withheld": 0.5, "decide_weight": 1.0,
+         "near": 0.4, "mine_others": 24000, "far_share": 0.8, "queue": 6144, "rates": (5e-4, 3e-4, 1e-3),
+         "mix": {"squad_train_part": 0.25, "nq_qed_train": 0.20, "squad_train_sentences": 0.09, "cuad": 0.12, "medquad": 0.05,
+                 "hybridqa_ottqa": 0.10, "bioasq_6b-8b_golden": 0.05, "pubmedqa_train": 0.01, "multihop": 0.03, "sentences": 0.10},
+         "learn": {"squad_train_part": 0.24, "nq_qed_train": 0.18, "cuad": 0.19, "medquad": 0.17, "bioasq_6b-8b_golden": 0.11,
+                   "hybridqa_ottqa": 0.03, "multihop": 0.02, "covidqa": 0.03, "tatqa_dev": 0.02, "wikitablequestions_train": 0.01}}
+THIRD_SMOKE = {**THIRD, **SMOKE, "answer_tokens": 300, "evidence_cap": 40, "mine_at": (0.0, 0.5), "mine_others": 6, "told": 2, "queue": 12}
+DECIDED = ("squad_train_part", "nq_qed_train", "cuad", "medquad", "bioasq_6b-8b_golden")   # "not found" is measured on these
+# sets of one source: an unmarked passage of the one may answer a question of the other
+SOURCE = {"squad_train_sentences": "squad_train_part", "wikipedia_ottqa": "hybridqa_ottqa", **{n: "multihop" for n in MULTIHOP}}
+SIZES = {"full": FULL, "second": SECOND, "third": THIRD, "third-smoke": THIRD_SMOKE, "smoke": SMOKE, "second-smoke": SECOND_SMOKE, "two-cores": TWO_CORES, "two-cores-end": TWO_CORES_END}
 RANK = 32
 RATE_LOW, RATE_ROUTER, RATE_SCALAR = 8e-4, 5e-4, 5e-3
 WARM = 40              # steps
@@ -103,7 +116,8 @@ class Trainer:
         self.routers = Routers(wq, wk, math.log(60.0), self.device)
         self.choose()
         rates = c.get("rates", (RATE_LOW, RATE_ROUTER, RATE_SCALAR))
-        self.mined, self.ready = self.data.mined, None
+        self.mined, self.ready, self.far, self.queue = self.data.mined, None, {}, None
+        self.decided = torch.zeros((), device=self.device)
         la, lb = self.model.parameters()
         rw, rs = self.routers.parameters()
         self.low = la + lb
@@ -157,6 +171,8 @@ class Trainer:
         self.say(f"goes on from {a.start}: perplexity {measured['perplexity']}, told {told}, the base's {measured['perplexity_base']}")
         if told and not a.smoke and abs(measured["perplexity"] / told - 1) > 0.01:
             raise SystemExit(f"{a.start} is not what {a.recipe} tells of")
+        if "routed" in self.c:
+            self.attempt("decided", lambda: self.measure_decided("start", a.smoke))
 
     def choose(self):
         """Questions to train on and to hold out, by set."""
@@ -180,6 +196,7 @@ class Trainer:
                 self.learn.setdefault(key, []).append(i)
         self.train, self.learn = ({n: np.array(r) for n, r in x.items()} for x in (self.train, self.learn))
         kind = {n: k for k, n in enumerate(d.sets)}
+        self.source = np.array([kind.get(SOURCE.get(n, n), len(d.sets)) for n in d.sets])[d.p_set]   # of every passage
         if "near" in self.c:
             self.asking = {n: {} for n in self.train}
             for n, r in self.train.items():
@@ -224,13 +241,14 @@ class Trainer:
     def pairs(self):
         """Questions' tokens, documents' tokens, and which documents are right."""
         d, rng, c = self.data, self.rng, self.c
-        asked, docs, right, place, numbers, block_of = [], [], [], {}, [], []
+        asked, docs, right, place, numbers, block_of, of = [], [], [], {}, [], [], ([], [])   # of: the sources of questions and documents
 
         def add(p, body=None):
             key = (p, body is not None)
             if key not in place or body is not None:
                 place[key] = len(docs)
                 block_of.append(block)
+                of[1].append(self.source[p])
                 docs.append(d.document(p, int(rng.integers(1, 1000000)), c["cap"], body))
             return place[key]
 
@@ -242,6 +260,7 @@ class Trainer:
                     if made is not None:
                         asked.append(made[0])
                         numbers.append((-1, block))
+                        of[0].append(self.source[p])
                         right.append({add(int(p), made[1])})
                 continue
             rows = self.near(name) if rng.random() < c.get("near", 0) else rng.choice(self.train[name], min(c["block"], len(self.train[name])), False)
@@ -253,8 +272,11 @@ class Trainer:
                 wrong = d.q_negatives[i] if wrong is None or not len(wrong) else wrong
                 if len(wrong) and rng.random() < c.get("negatives", 1.0):
                     add(int(rng.choice(wrong)))
+                if len(self.far.get(int(i), ())) and rng.random() < c.get("far_share", 0.0):
+                    add(int(rng.choice(self.far[int(i)])))
                 asked.append(d.q_route[i])
                 numbers.append((int(i), block))
+                of[0].append(self.source[good[0]])
                 right.append([target] + [("p", p) for p in d.q_positives[i]])
         marks = np.zeros((len(asked), len(docs)), bool)
         for row, r in enumerate(right):
@@ -268,10 +290,10 @@ class Trainer:
             for row, (i, block) in enumerate(numbers):
                 for (p, made), at in place.items() if i >= 0 else ():
                     unsure[row, at] = block == block_of[at] and not made and not marks[row, at] and d.holds(p, i)
-        return [d.question(t) for t in asked], docs, marks, unsure
+        return [d.question(t) for t in asked], docs, marks, unsure, of
 
     def route_loss(self):
-        asked, docs, marks, unsure = self.ready
+        asked, docs, marks, unsure, of = self.ready
         sequences = asked + docs
         packed = Packed(sequences, self.device, [self.data.start] * len(asked) + [0] * len(docs), self.data.lead)
         states = self.model.run(packed, ROUTER_LAYERS)
@@ -281,10 +303,26 @@ class Trainer:
         s = self.routers.scores(queries, keys, there) * self.routers.log_scale.exp()
         s = s.masked_fill(torch.from_numpy(unsure).to(self.device), -1e9)
         marks = torch.from_numpy(marks).to(self.device)
+        if "queue" in self.c:
+            asked_of, docs_of = (torch.tensor(np.array(x, np.int64), device=self.device) for x in of)
+            if self.queue is not None:
+                old = self.routers.scores(queries, *self.queue[:2]) * self.routers.log_scale.exp()
+                s = torch.cat([s, old.masked_fill(asked_of[:, None] == self.queue[2], -1e9)], 1)
+                marks = torch.cat([marks, torch.zeros_like(old, dtype=torch.bool)], 1)
+            self.remember(keys.detach(), there, docs_of)
         loss = (torch.logsumexp(s, 1) - torch.logsumexp(s.masked_fill(~marks, -1e9), 1)).mean()
         hit = (s.argmax(1, keepdim=True) == marks.float().argmax(1, keepdim=True)).float().mean()
         loss.backward()
         return loss.detach(), hit, len(packed.ids)
+
+    def remember(self, keys, there, of):
+        """Keeps documents of this step: those of other sources are negatives of the next."""
+        new = [keys, there, of]
+        if self.queue is not None:
+            M = max(keys.shape[1], self.queue[0].shape[1])
+            wide = lambda x: F.pad(x, [0, 0] * (x.dim() - 2) + [0, M - x.shape[1]]) if x.dim() > 1 else x
+            new = [torch.cat([wide(x), wide(y)]) for x, y in zip(new, self.queue)]
+        self.queue = [x[:self.c["queue"]] for x in new]
 
     def tree_loss(self):
         """As answer_loss; the questions about one piece of evidence share it."""
@@ -292,20 +330,42 @@ class Trainer:
         trees = []
         while sum(len(t[0]) for t in trees) < c["answer_tokens"]:
             name = self.pick(c["learn"], self.learn, 1)[0]
-            docs, cap = rng.choice([1, 2, 3, 5, 7], p=[0.15, 0.2, 0.35, 0.15, 0.15]), rng.choice([0.7, 1.0, 2.0, 3.5], p=[0.2, 0.35, 0.25, 0.2])
+            if "routed" in c:   # as the engine shows it
+                docs, cap = rng.choice([1, 2, 3], p=[0.07, 0.13, 0.8]), rng.choice([1.0, 2.0], p=[0.3, 0.7])
+            else:
+                docs, cap = rng.choice([1, 2, 3, 5, 7], p=[0.15, 0.2, 0.35, 0.15, 0.15]), rng.choice([0.7, 1.0, 2.0, 3.5], p=[0.2, 0.35, 0.25, 0.2])
             made = d.tree(int(rng.choice(self.learn[name])), rng, int(docs), int(cap * c["evidence_cap"]), c["questions"], c["none"],
-                          c.get("withheld", 0.0))
+                          c.get("withheld", 0.0), "routed" in c)
             if made is not None:
                 trees.append(made)
         packed = Packed([t[0] for t in trees], self.device, branches=[t[1] for t in trees])
-        rows = np.concatenate([r + b + np.arange(n) for r, t in zip(packed.row, trees) for b, n in t[2]])
+        rows = np.concatenate([r + x[0] + np.arange(x[1]) for r, t in zip(packed.row, trees) for x in t[2]])
         rows = torch.from_numpy(rows).to(self.device)
         # what counts above all is how an answer begins: long ones do not outweigh the others
-        weight = torch.from_numpy(np.concatenate([np.full(n, n ** -0.5, np.float32) for t in trees for _, n in t[2]])).to(self.device)
-        loss = F.cross_entropy(self.model.logits(self.model.run(packed)[rows]), packed.ids[rows + 1], reduction="none")
+        weight = torch.from_numpy(np.concatenate([np.full(x[1], x[1] ** -0.5, np.float32) for t in trees for x in t[2]])).to(self.device)
+        logits = self.model.logits(self.model.run(packed)[rows])
+        loss = F.cross_entropy(logits, packed.ids[rows + 1], reduction="none")
         loss = (loss * weight).sum() / weight.sum()
-        (c.get("answer_weight", 1.0) * loss).backward()
+        if "decide_weight" in c:
+            self.decided, decide = self.decide(logits, [x for t in trees for x in t[2]])
+        else:
+            decide = 0.0
+        (c.get("answer_weight", 1.0) * loss + c.get("decide_weight", 0.0) * decide).backward()
         return loss.detach(), len(packed.ids)
+
+    def decide(self, logits, answers):
+        """The loss of declining or not, by how every answer begins: cross-entropy of the
+        preference that the engine compares, both kinds weighing the same. A tree's own
+        question counts twice: its evidence is what would be shown for it."""
+        first = np.cumsum([0] + [x[1] for x in answers[:-1]])
+        lean = lora_eval.lean(logits[torch.from_numpy(first).to(self.device)], self.data.declines)
+        none = np.array([not x[2] for x in answers])
+        weight = np.array([2.0 if x[3] else 1.0 for x in answers])
+        for kind in (none, ~none):
+            weight[kind] /= 2 * max(weight[kind].sum(), 1.0)
+        none, weight = (torch.from_numpy(x.astype(np.float32)).to(self.device) for x in (none, weight))
+        loss = (F.binary_cross_entropy_with_logits(lean, none, reduction="none") * weight).sum()
+        return loss.detach(), loss
 
     def answer_loss(self):
         if "questions" in self.c:
@@ -365,7 +425,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.low, 1.0)
         torch.nn.utils.clip_grad_norm_(self.routers.parameters()[0], 1.0)
         self.ready = self.pairs()   # while the device works
-        values = torch.stack([route, hit, answer, plain, norm.float(), self.routers.log_scale.detach().exp()]).tolist()
+        values = torch.stack([route, hit, answer, plain, norm.float(), self.routers.log_scale.detach().exp(), self.decided]).tolist()
         if all(map(math.isfinite, values)) and values[3] < STRAYED:
             if len(self.log) % 20 == 0:
                 self.good = copy.deepcopy([[p.detach() for p in g["params"]] for g in self.opt.param_groups])
@@ -391,11 +451,14 @@ class Trainer:
         began, d, count = time.time(), self.data, self.c.get("mine_others", 0)
         self.model.merge()
         others = [int(p) for p in self.rng.permutation(np.flatnonzero(~d.p_dev))[:count]]
+        routed = "routed" in self.c
         if others:
+            far_of = torch.from_numpy(self.source[others].astype(np.int64)).to(self.device)
             far, keys_far, there_far = lora_eval.encode(self.model, self.routers, d, others, self.c["cap"] // 2, int(self.rng.integers(1 << 30)))
             far = list(far)
         for name, rows in self.train.items():
-            if name in ("multihop", "pubmedqa_train", *self.c.get("mine_not", ())):
+            unmined = name in self.c.get("mine_not", ())
+            if name in ("multihop", "pubmedqa_train") or unmined and not routed:
                 continue
             pool = np.unique(np.concatenate([d.q_positives[i] for i in rows]))
             pool = [int(p) for p in pool if not d.p_dev[p]][:12000]
@@ -407,15 +470,36 @@ class Trainer:
             for b in range(0, len(rows), 512):
                 s = lora_eval.scores(self.routers, q[b:b + 512], keys, there)
                 if others:
-                    s = torch.cat([s, lora_eval.scores(self.routers, q[b:b + 512], keys_far, there_far)], 1)
+                    s_far = lora_eval.scores(self.routers, q[b:b + 512], keys_far, there_far)
+                    s = torch.cat([s, s_far], 1)
+                if routed:
+                    self.mine_far(rows[b:b + 512], s_far, far_of, far)
+                    right = torch.tensor([place.get(int(d.q_positives[i][min(int(d.q_cite[i]), len(d.q_positives[i]) - 1)]), -1)
+                                          for i in rows[b:b + 512]], device=self.device)
+                    above = torch.where(right < 0, 99, (s > s.gather(1, right.clamp(min=0)[:, None])).sum(1)).tolist()
                 best = s.topk(min(16, s.shape[1]), 1).indices.tolist()
-                for i, row in zip(rows[b:b + 512], best):
+                for n, (i, row) in enumerate(zip(rows[b:b + 512], best)):
                     good = set(d.q_positives[i].tolist())
                     row = [p for p in dict.fromkeys(names[j] for j in row) if p not in good]
                     # without an answer to look for, the very best may be right and unmarked
                     row = [p for p in row if not d.holds(p, i)] if len(d.q_answer[i]) > 1 else row[2:]
-                    self.mined[int(i)] = row[:8]
+                    if not unmined:
+                        self.mined[int(i)] = row[:8]
+                    if routed and int(i) in d.learning:
+                        d.best[int(i)] = [p for p in row if not d.doubtful(p, i)][:8], above[n]
+        if routed:
+            d.resemble()
         self.say(f"mined negatives of {len(self.mined)} questions in {time.time() - began:.1f} s")
+
+    def mine_far(self, rows, s, of, far):
+        """Of every question, what it takes for right among the passages of other sources."""
+        d = self.data
+        own = torch.tensor([int(self.source[d.q_positives[i][0]]) for i in rows], device=s.device)
+        best = s.masked_fill(own[:, None] == of, -9.0).topk(min(6, s.shape[1]), 1).indices.tolist()
+        for i, row in zip(rows, best):
+            good = set(d.q_positives[i].tolist())
+            row = [far[n] for n in row if far[n] not in good]
+            self.far[int(i)] = [p for p in row if not d.holds(p, i)][:4] if len(d.q_answer[i]) > 1 else row[2:]
 
     def run(self, until):
         """Trains until so many seconds have passed."""
@@ -453,7 +537,7 @@ class Trainer:
             self.log.append([step, round(self.seconds(), 2), n] + [round(v, 4) for v in values])
             if step <= 5 or step % self.c.get("tell", 20) == 0:
                 per = (self.log[-1][1] - self.log[-min(20, step)][1]) / max(1, min(20, step) - 1)
-                self.say("step %d: route %.3f hit %.2f answer %.3f plain %.4f norm %.2f scale %.0f; " % (step, *values) +
+                self.say("step %d: route %.3f hit %.2f answer %.3f plain %.4f norm %.2f scale %.0f decide %.3f; " % (step, *values) +
                          f"{n} tokens, {per:.2f} s a step")
             if self.seconds() - saved > self.c["checkpoint"]:
                 self.attempt("save", self.save)
@@ -524,7 +608,7 @@ class Trainer:
             self.metrics["memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 1)
         with open(os.path.join(self.out, "log.csv"), "w", newline="") as f:
             w = csv.writer(f)
-            w.writerow(["step", "seconds", "tokens", "route", "hit", "answer", "plain", "norm", "scale"])
+            w.writerow(["step", "seconds", "tokens", "route", "hit", "answer", "plain", "norm", "scale", "decide"])
             w.writerows(self.log)
         with open(os.path.join(self.out, "metrics.json"), "w") as f:
             json.dump(self.metrics, f, indent=1)
@@ -597,6 +681,9 @@ class Trainer:
             self.say(f"{when}: over all {len(every)} passages: {out['recall_all_passages']}")
 
         self.attempt("perplexity", language)
+        if "routed" in self.c:
+            self.attempt("decided", lambda: self.measure_decided(when, smoke))
+            self.attempt("write", self.write)
         if when == "trained" and brief:   # what matters most first
             self.attempt("recall over all passages", everything)
             self.attempt("write", self.write)
@@ -607,6 +694,42 @@ class Trainer:
             self.attempt("write", self.write)
             if not brief and (self.seconds() < until - 75 or smoke):
                 self.attempt("recall over all passages", everything)
+
+    def measure_decided(self, when, smoke):
+        """How well the model knows, with evidence as the engine shows it, that it does not
+        answer: held-out questions over the held-out passages of their sets, once with and
+        once without their own."""
+        d, rng, count, asked = self.data, np.random.default_rng(11), {}, []
+        for i in rng.permutation(self.held_learn):
+            name = d.sets[d.q_set[i]]
+            if name in DECIDED and count.get(name, 0) < (2 if smoke else 100):
+                count[name] = count.get(name, 0) + 1
+                asked.append(int(i))
+        dev = np.flatnonzero(d.p_dev & np.isin(d.p_set, [d.sets.index(n) for n in DECIDED]))
+        pool = np.unique(np.concatenate([d.q_positives[i] for i in asked] + [dev[:6] if smoke else dev]))
+        place, keys, there = lora_eval.encode(self.model, self.routers, d, pool, 384, 5)
+        names, q = list(place), lora_eval.ask(self.model, self.routers, d, asked)
+        cases = []
+        for given in (True, False):
+            s = lora_eval.scores(self.routers, q, keys, there)
+            for n, i in enumerate(asked):
+                s[n, [place[int(p)] for p in d.q_positives[i] if not given]] = -9.0
+            best, which = s.topk(3, 1)
+            shown = [[names[k] for k in row] for row in which.tolist()]
+            leans = lora_eval.leans(self.model, d, [d.prompt(i, e) for i, e in zip(asked, shown)])
+            # "not found" would be wrong of a question that another passage answers
+            kept = np.array([given or not any(d.holds(p, i) for p in e) for i, e in zip(asked, shown)])
+            cases.append((leans[kept], best[:, 0].cpu().numpy()[kept], d.q_set[asked][kept]))
+        (has, high, kind), (lacks, low, kind_none) = cases
+        out = self.metrics.setdefault(when, {}).setdefault("decided", {"questions": [len(has), len(lacks)], "passages": len(pool)})
+        for slope in (0, -15):
+            out[f"score {slope}"] = lora_eval.told_apart(has + slope * high, lacks + slope * low)
+        for name in DECIDED:   # each with its own threshold
+            k = d.sets.index(name)
+            if (kind == k).any() and (kind_none == k).any():
+                out[name] = lora_eval.told_apart(has[kind == k], lacks[kind_none == k])
+        out["leans"] = [round(float(np.mean(x)), 2) for x in (has, lacks)]
+        self.say(f"{when}: not found, area and found at 10 % false: {out}")
 
     def measure_few(self, when):
         """Recall over a part of the pool, a small part of the questions."""

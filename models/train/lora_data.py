@@ -30,12 +30,15 @@ class Data:
             elif not name.endswith("_n") and name != "meta":
                 setattr(self, name, z[name])
         self.sets = self.meta["sets"]
+        begin = self.meta["not_found"][0]
         self.head, self.lead = self.meta["head"], len(self.meta["head"])
         self.start = self.lead + TOP_K   # where the question part begins, in positions
         with open(os.path.join(folder, "tokenizer.json"), encoding="utf-8") as f:
             vocab = json.load(f)["model"]["vocab"]
         self.tokens = {i: t for t, i in vocab.items()}
+        self.declines = [begin] + [int(t) for t in [self.bare[begin]] if t >= 0]   # what "not found" may begin with
         self.mined = {}   # of questions: passages that the model itself takes for right
+        self.best = {}    # of questions: wrong passages as the model ranks them, and how many stand above the right one
         shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
         self.bytes = {chr(b): b for b in shown} | {chr(256 + n): b for n, b in enumerate(b for b in range(256) if b not in shown)}
 
@@ -103,15 +106,54 @@ class Data:
         """Do the tokens of q's answer stand in passage p? One alone tells nothing."""
         return len(self.q_answer[q]) > 1 and self.where(self.p_body[p], q) >= 0
 
+    def title(self, p):
+        """The tokens of passage p's first line."""
+        body = self.p_body[p][:64]
+        end = np.flatnonzero(body == self.meta["newline"])
+        return body[:end[0]].tobytes() if len(end) else b""
+
+    def doubtful(self, p, q):
+        """Might passage p answer q, though nobody marked it? It answers a question of the
+        same words; or q is about articles, and p is of one that answers it."""
+        same = set(self.q_ask[q].tolist())
+        if any(set(self.q_ask[j].tolist()) == same for j in self.answered.get(int(p), []) if j != q):
+            return True
+        if not self.sets[self.q_set[q]].startswith(("bioasq", "pubmedqa")):
+            return False
+        return self.title(p) in {self.title(x) for x in self.q_positives[q]}
+
     def inverse(self, questions):
         """Of passages: the questions among these that they answer, and those that
         they only resemble."""
-        self.answered, self.resembling = {}, {}
+        self.answered, self.resembling, self.learning = {}, {}, set()
         for i in questions:
             gold = int(self.q_positives[i][min(int(self.q_cite[i]), len(self.q_positives[i]) - 1)])
+            self.learning.add(int(i))
             self.answered.setdefault(gold, []).append(int(i))
             for p in self.q_negatives[i]:
                 self.resembling.setdefault(int(p), []).append(int(i))
+
+    def resemble(self):
+        """As inverse(), of what the model itself ranks first."""
+        self.resembling = {}
+        for i, (wrong, _) in self.best.items():
+            for p in wrong[:4] if i in self.learning else ():
+                self.resembling.setdefault(p, []).append(i)
+
+    def routed(self, q, rng, given, docs):
+        """Passages for an answer prompt as the engine shows them: what the model ranks
+        first; not given: without the right ones. The right one is as often where the
+        model ranks it as anywhere among them."""
+        wrong, above = self.best.get(int(q), ((), 0))
+        if len(wrong) < docs or self.q_multihop[q]:
+            return self.evidence(q, rng, given, docs)[0]
+        if rng.random() < 0.3:   # not the very best ones
+            wrong = [wrong[n] for n in np.sort(rng.choice(len(wrong), docs, False))]
+        if not given:
+            return wrong[:docs]
+        at = above if above < docs and rng.random() < 0.5 else int(rng.integers(docs))
+        chosen = wrong[:docs - 1]
+        return chosen[:at] + [int(self.q_positives[q][self.q_cite[q]])] + chosen[at:]
 
     def cut(self, p, q, cap, rng):
         """A part of passage p, with the answer of q in it where there is one."""
@@ -125,15 +167,17 @@ class Data:
         begin = int(rng.integers(low, high + 1)) if low <= high else at
         return body[:cap] if begin < 8 else body[begin:begin + cap]
 
-    def tree(self, i, rng, docs, cap, most, none_share, withheld=0.0):
+    def tree(self, i, rng, docs, cap, most, none_share, withheld=0.0, routed=False):
         """Several questions about the same evidence as one sequence: the evidence is
         its trunk, every question with its answer a branch. More than three passages
         share three items, as in a long document. withheld: how often the evidence is
-        what only resembles the first question's. Returns ids, branches and of every
-        answer its place and length; None when it cannot be told what is right."""
+        what only resembles the first question's. routed: the evidence is the model's own
+        choice, and as many questions may lack an answer as have one. Returns ids, branches
+        and of every answer its place, its length, whether it is one, and whether it is the
+        first question's; None when it cannot be told what is right."""
         m = self.meta
         given = rng.random() >= withheld
-        chosen, _ = self.evidence(i, rng, given, docs)
+        chosen = self.routed(i, rng, given, docs) if routed else self.evidence(i, rng, given, docs)[0]
         bodies = [self.cut(p, i, cap, rng) for p in chosen]
         item = np.sort(rng.integers(0, 3, len(bodies))) if len(bodies) > 3 else np.arange(len(bodies))
         item = np.unique(item, return_inverse=True)[1] + 1   # the number of every passage's item
@@ -148,33 +192,40 @@ class Data:
         for p in chosen:
             here += self.answered.get(int(p), [])
             near += self.resembling.get(int(p), [])
+        few = 12 if routed else None   # every one is looked for in all of the evidence
+        here, near = (rng.permutation(np.array(x, np.int64))[:few] for x in (here, near))
         shown = {int(p) for p in chosen}
 
         def cited(j):
             """The evidence that answers j: its number, 0: none, -1: not to be told."""
             gold = int(self.q_positives[j][min(int(self.q_cite[j]), len(self.q_positives[j]) - 1)])
+            right = set(self.q_positives[j].tolist())
+            if routed and self.q_multihop[j] and right & shown and not right <= shown:
+                return -1
             said = self.text(self.q_answer[j]).strip().lower() in ("yes", "no")
             holding = [] if said else [n for n, body in enumerate(bodies) if self.where(body, j) >= 0]
             if gold in shown:
                 n = [int(p) for p in chosen].index(gold)
                 whole = len(bodies[n]) == len(self.p_body[gold])
                 return int(item[n]) if whole or said or n in holding else -1
-            return -1 if holding or shown & set(self.q_positives[j].tolist()) else 0
+            if holding or shown & right or routed and any(self.doubtful(p, j) for p in shown):
+                return -1
+            return 0
 
         at = sum(map(len, ids))
-        found = [j for j in dict.fromkeys([i] + [int(j) for j in rng.permutation(here)]) if cited(j) > 0]
-        none = [j for j in dict.fromkeys(([] if given else [i]) + [int(j) for j in rng.permutation(near)]) if j not in found and cited(j) == 0]
+        found = [j for j in dict.fromkeys([i] + here.tolist()) if cited(j) > 0]
+        none = [j for j in dict.fromkeys(([] if given else [i]) + near.tolist()) if j not in found and cited(j) == 0]
         if not found if given else i not in none:
             return None
-        few = int(len(found) / 2 + rng.random())   # one without an answer to two with
-        wanted = none[:max(min(int((rng.random(most) < none_share).sum()), few), 0 if given else 1)]
+        most_none = most - 1 if routed else int(len(found) / 2 + rng.random())   # one without an answer to two with
+        wanted = none[:max(min(int((rng.random(most) < none_share).sum()), most_none), 0 if given else 1)]
         wanted += found[:most - len(wanted)]
         marks, answers = [np.zeros(at, np.int64)], []
         for n, j in enumerate(dict.fromkeys(wanted)):
             ask, answer = np.concatenate([self.q_ask[j], m["after"]]), self.answer(j, max(cited(j), 0))
             ids += [ask, answer]
             marks.append(np.full(len(ask) + len(answer), n + 1))
-            answers.append((at + len(ask) - 1, len(answer)))
+            answers.append((at + len(ask) - 1, len(answer), j in found, j == i))
             at += len(ask) + len(answer)
         return np.concatenate(ids).astype(np.int64), np.concatenate(marks), answers
 

@@ -127,6 +127,31 @@ def answers(model, data, questions, evidence, most, cap):
     return table, samples
 
 
+def lean(logits, begin):
+    """How much the model prefers to begin "not found" (one of the tokens `begin`) over
+    anything else, as the engine's not_found_lean."""
+    return logits[:, begin].amax(1) - logits.index_fill(1, torch.tensor(begin, device=logits.device), -1e9).amax(1)
+
+
+@torch.no_grad()
+def leans(model, data, prompts, most=PASS_TOKENS):
+    out = torch.zeros(len(prompts), device=model.device)
+    for part in batches(range(len(prompts)), lambda i: len(prompts[i]), most):
+        packed = Packed([prompts[i] for i in part], model.device)
+        rows = torch.tensor([r + len(prompts[i]) - 1 for r, i in zip(packed.row, part)], device=model.device)
+        out[torch.tensor(part, device=model.device)] = lean(model.logits(model.run(packed)[rows]), data.declines)
+    return out.cpu().numpy()
+
+
+def told_apart(has, lacks):
+    """Of a number for questions with an answer and without: the area under the curve of
+    found against false, and what is found at 10 % false, in per cent."""
+    has, lacks = np.asarray(has), np.asarray(lacks)
+    area = np.mean((lacks[:, None] > has) + (lacks[:, None] == has) / 2)
+    limit = np.sort(has)[::-1][int(len(has) / 10)]
+    return round(float(area), 3), round(100 * float(np.mean(lacks > limit)), 1)
+
+
 @torch.no_grad()
 def perplexity(model, sequences, limit=16384):
     total, count = 0.0, 0
