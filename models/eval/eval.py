@@ -10,8 +10,9 @@ SET.passages.jsonl.xz or one passages.jsonl.xz with lines {"id", "title", "text"
 engine does the work, through `msa-batch prefill`, `route` and `run`; a passage is one
 record of a JSONL corpus, and when it was cut into several documents any of them is a
 hit. Three ways to choose documents are compared on one store: the router alone, words
-alone (the lexical score with all the weight), and both. What is in the work folder
-already is not computed again. With --together all sets share one corpus."""
+alone (the lexical score with all the weight), and both. With --base another model, such
+as the untouched base, answers the same questions from what words alone choose. What is in
+the work folder already is not computed again. With --together all sets share one corpus."""
 import argparse
 import glob
 import hashlib
@@ -45,11 +46,17 @@ def arguments():
     a.add_argument("--distractors-n", type=int, default=0, help="the first n of them; 0: all")
     a.add_argument("--withhold", type=int, default=50,
                    help="questions of each set that are asked again without their passages; 0: none")
+    a.add_argument("--parts", type=int, default=1,
+                   help="ask those in so many parts: a part lacks only its own questions' passages, not all of them")
     a.add_argument("--lexical", default="", help="weight,candidates; default: the model's own, or 0.3,100")
     a.add_argument("--weights", default="", help="further weights of the lexical score to compare, by commas")
     a.add_argument("--peers", default="bm25,minilm")
     a.add_argument("--no-answers", action="store_true", help="recall only")
-    a.add_argument("--answers-by", default="both,words", help="router, words, both")
+    a.add_argument("--no-recall", action="store_true", help="answers only")
+    a.add_argument("--answers-by", default="both,words", help="router, words, both; may be empty beside --base")
+    a.add_argument("--withheld-by", help="as --answers-by, for questions without their passages; default: the same")
+    a.add_argument("--base", metavar="DIR", help="a model folder that answers too, its documents chosen by words alone, "
+                   "as models/make_default.sh build/cpu/msa-gguf DIR models/eval/base makes it")
     a.add_argument("--max-tokens", type=int, default=48, help="of an answer")
     a.add_argument("--device", default="auto")
     a.add_argument("--compute", default="auto")
@@ -112,12 +119,21 @@ def write_lines(path, rows):
             f.write(text)
 
 
-def write_corpus(folder, a, passages, withheld):
-    """in/main.jsonl, in/withheld.jsonl and in/distractors.jsonl: one record a passage."""
+def write_corpus(folder, a, passages, parts):
+    """One record a passage. parts: questions that are asked again without their passages.
+    Returns the distractors, the names of all files, and for each part those without its
+    passages: main.jsonl has what no part lacks, withheld-0-2.jsonl what parts 0 and 2 lack."""
     os.makedirs(os.path.join(folder, "in"), exist_ok=True)
     record = lambda p: {"id": p["id"], "title": p.get("title") or "", "text": p["text"]}
-    write_lines(os.path.join(folder, "in/main.jsonl"), [record(p) for p in passages if p["id"] not in withheld])
-    write_lines(os.path.join(folder, "in/withheld.jsonl"), [record(p) for p in passages if p["id"] in withheld])
+    lacks, files = {}, {(): []}
+    for i, part in enumerate(parts):
+        for p in dict.fromkeys(p for q in part for p in q["positives"]):
+            lacks.setdefault(p, []).append(i)
+    for p in passages:
+        files.setdefault(tuple(lacks.get(p["id"], ())), []).append(record(p))
+    name = lambda of: "withheld-" + "-".join(map(str, of)) + ".jsonl" if of else "main.jsonl"
+    for of, rows in files.items():
+        write_lines(os.path.join(folder, "in", name(of)), rows)
     more = []
     if a.distractors:
         known = {p["id"] for p in passages}
@@ -127,7 +143,9 @@ def write_corpus(folder, a, passages, withheld):
             if p["id"] not in known:
                 more.append(record(p))
         write_lines(os.path.join(folder, "in/distractors.jsonl"), more)
-    return more
+    last = ["distractors.jsonl"] if more else []
+    return (more, [name(of) for of in files] + last,
+            [[name(of) for of in files if i not in of] + last for i in range(len(parts))])
 
 
 # ---- the engine -------------------------------------------------------------------
@@ -163,9 +181,10 @@ def variants(a):
     return folders, own
 
 
-def write_job(folder, name, model, files, questions, max_tokens):
+def write_job(folder, name, model, files, questions, max_tokens, corpus="in"):
+    os.makedirs(folder, exist_ok=True)
     job = {"version": 1, "id": name, "model": os.path.abspath(model),
-           "corpus": {"store": "store", "sources": [{"path": "in", "include": files}]},
+           "corpus": {"store": "store", "sources": [{"path": corpus, "include": files}]},
            "defaults": {"max_tokens": max_tokens, "temperature": 0, "quotes": "off"},
            "queries": [{"custom_id": q["id"], "query": q["question"]} for q in questions],
            "output": {"dir": "out-" + name}}
@@ -215,13 +234,16 @@ def share(part, whole):
 
 
 def measure_answers(found, questions):
-    """Exact match and F1 over the questions with gold answers; no answer counts 0."""
+    """In per cent of the questions with gold answers: exact match and F1, of the answer and
+    of its first sentence, and whether it holds a gold answer; no answer counts 0."""
     gold = [q for q in questions if q["answers"]]
-    scores = [measure.answer_scores(found[q["id"]]["choices"][0]["message"]["content"], q["answers"])
-              if q["id"] in found and found[q["id"]]["msa"]["outcome"] != "not_found" else (0, 0) for q in gold]
-    return {"questions": len(gold), "exact": share(sum(s[0] for s in scores), len(gold)),
-            "f1": share(sum(s[1] for s in scores), len(gold)),
-            "not_found": share(count_not_found(found, questions), len(questions))}
+    texts = [found[q["id"]]["choices"][0]["message"]["content"]
+             if q["id"] in found and found[q["id"]]["msa"]["outcome"] != "not_found" else None for q in gold]
+    scores = [measure.answer_scores(t, q["answers"]) + measure.answer_scores(measure.first_sentence(t), q["answers"])
+              + (measure.holds(t, q["answers"]),) if t is not None else (0,) * 5 for t, q in zip(texts, gold)]
+    names = ("exact", "f1", "exact_first", "f1_first", "holds")
+    return {"questions": len(gold), "not_found": share(count_not_found(found, questions), len(questions)),
+            **{n: share(sum(s[i] for s in scores), len(gold)) for i, n in enumerate(names)}}
 
 
 def count_not_found(found, questions):
@@ -246,39 +268,58 @@ def measure_corpus(a, name, sets, models):
     """One corpus for sets, a list of (set, questions, passages). Returns a result a set."""
     folder = os.path.join(a.work, name)
     passages = list({p["id"]: p for _, _, own in sets for p in own}.values())
-    again = {s: questions[:0 if a.no_answers else a.withhold] for s, questions, _ in sets}
-    withheld = {p for questions in again.values() for q in questions for p in q["positives"]}
-    pool = passages + write_corpus(folder, a, passages, withheld)
-    files = ["main.jsonl", "withheld.jsonl", "distractors.jsonl"]
+    withhold = 0 if a.no_answers else a.withhold
+    again = {s: questions[:withhold] for s, questions, _ in sets}
+    parts = [[q for questions in again.values() for q in questions[i::a.parts]] for i in range(a.parts if withhold else 0)]
+    more, files, without = write_corpus(folder, a, passages, parts)
+    pool = passages + more
     everyone = [q for _, questions, _ in sets for q in questions]
+    ways = [] if a.no_answers else [w for w in a.answers_by.split(",") if w]
+    results = [{"set": s, "questions": len(questions), "passages": len(pool), "answers": {}, "recall": {}}
+               for s, questions, _ in sets]
 
-    began = time.time()
-    job = write_job(folder, "prefill", models["both"], files, [], a.max_tokens)
-    run([a.program, "ingest", "-q", job])
-    run([a.program, "prefill", "-q", job] + compute(a))
-    print(f"eval: {name}: {len(pool)} passages, ingest and prefill {time.time() - began:.0f} s", file=sys.stderr)
-    texts = [(p["id"], full_text(p)) for p in pool]
-    others = {}
-    if "bm25" in a.peers:
-        others["bm25"] = peers.bm25(texts, everyone, LIST)
-    if "minilm" in a.peers:
-        others["minilm"] = peers.minilm(texts, everyone, LIST, a.device)
-    results = [{"set": s, "questions": len(questions), "passages": len(pool), "answers": {},
-                "recall": measure_routing(a, folder, models, questions, others)} for s, questions, _ in sets]
+    if ways or not a.no_recall:
+        began = time.time()
+        job = write_job(folder, "prefill", models["both"], files, [], a.max_tokens)
+        run([a.program, "ingest", "-q", job])
+        run([a.program, "prefill", "-q", job] + compute(a))
+        told(name, f"{len(pool)} passages, ingest and prefill", began)
+    if not a.no_recall:
+        texts = [(p["id"], full_text(p)) for p in pool]
+        others = {}
+        if "bm25" in a.peers:
+            others["bm25"] = peers.bm25(texts, everyone, LIST)
+        if "minilm" in a.peers:
+            others["minilm"] = peers.minilm(texts, everyone, LIST, a.device)
+        for r, (_, questions, _) in zip(results, sets):
+            r["recall"] = measure_routing(a, folder, models, questions, others)
 
-    ways = [] if a.no_answers else a.answers_by.split(",")
-    for how in ways:
-        found = answer(a, folder, write_job(folder, how, models[how], files, everyone, a.max_tokens))
+    def ask(how, job_name, where, files, questions):
+        began, base = time.time(), how == "base"
+        place = os.path.join(folder, "base") if base else folder   # a store knows one model
+        found = answer(a, place, write_job(place, job_name, models[how], files, questions, a.max_tokens,
+                                           "../in" if base else "in"))
+        told(name, f"{len(questions)} questions, {where} {how}", began)
+        return found
+
+    for how in ways + (["base"] if a.base and not a.no_answers else []):
+        found = ask(how, how, "answers by", files, everyone)
         for r, (_, questions, _) in zip(results, sets):
             r["answers"][how] = measure_answers(found, questions)
-    for how in ways if withheld else []:
-        asked = [q for questions in again.values() for q in questions]
-        found = answer(a, folder, write_job(folder, how + "-withheld", models[how], ["main.jsonl", "distractors.jsonl"],
-                                            asked, a.max_tokens))
+    by = a.answers_by if a.withheld_by is None else a.withheld_by
+    for how in [w for w in by.split(",") if w] if parts else []:
+        found = {}
+        for i, part in enumerate(parts):
+            found.update(ask(how, f"{how}-withheld" + (f"-{i}" if a.parts > 1 else ""), "without their passages, by",
+                             without[i], part))
         for r, (s, _, _) in zip(results, sets):
-            r["answers"][how]["withheld"] = len(again[s])
-            r["answers"][how]["not_found_withheld"] = share(count_not_found(found, again[s]), len(again[s]))
+            r["answers"].setdefault(how, {}).update({"withheld": len(again[s]), "not_found_withheld":
+                                                     share(count_not_found(found, again[s]), len(again[s]))})
     return results
+
+
+def told(corpus, what, began):
+    print(f"eval: {corpus}: {what}: {time.time() - began:.0f} s", file=sys.stderr, flush=True)
 
 
 # ---- tables -----------------------------------------------------------------------
@@ -294,20 +335,28 @@ def mean(rows):
 
 def tables(results):
     ways = list(dict.fromkeys(w for r in results for w in r["recall"]))
-    out = ["Recall in per cent at 1 / 5 / 16.", "",
-           "| set | questions | passages | " + " | ".join(ways) + " |", "|---" * (3 + len(ways)) + "|"]
-    for r in results:
-        out.append(f"| {r['set']} | {r['questions']} | {r['passages']} | " +
-                   " | ".join(cells(r["recall"].get(w)) for w in ways) + " |")
-    out.append("| mean | | | " + " | ".join(cells(mean([r["recall"].get(w) for r in results]), "{:.1f}") for w in ways) + " |")
+    out = []
+    if ways:
+        out += ["Recall in per cent at 1 / 5 / 16.", "",
+               "| set | questions | passages | " + " | ".join(ways) + " |", "|---" * (3 + len(ways)) + "|"]
+        for r in results:
+            out.append(f"| {r['set']} | {r['questions']} | {r['passages']} | " +
+                       " | ".join(cells(r["recall"].get(w)) for w in ways) + " |")
+        out.append("| mean | | | " + " | ".join(cells(mean([r["recall"].get(w) for r in results]), "{:.1f}") for w in ways) + " |")
     if any(r["answers"] for r in results):
-        out += ["", "Answers, in per cent; not found: of all questions, and of questions whose passages were withheld.", "",
-                "| set | documents by | exact | F1 | not found | not found, withheld |", "|---|---|---|---|---|---|"]
+        out += ["", "Answers, in per cent; of the first sentence: answers cut there; holds: a gold answer stands in it; "
+                "not found: of all questions, and of questions whose passages were withheld.", "",
+                "| set | documents by | questions | exact / F1 | of the first sentence | holds | not found | not found, withheld |",
+                "|---" * 8 + "|"]
+    keys = ("exact", "f1", "exact_first", "f1_first", "holds", "not_found", "not_found_withheld")
+    rows = [(r["set"], how, x.get("questions"), [x.get(k) for k in keys]) for r in results for how, x in r["answers"].items()]
+    for how in dict.fromkeys(row[1] for row in rows):
+        part = [row[3] for row in rows if row[1] == how]
+        rows.append(("mean", how, None, [None if None in c else sum(c) / len(c) for c in zip(*part)]))
     one = lambda v: "-" if v is None else f"{v:.1f}"
-    for r in results:
-        for how, x in r["answers"].items():
-            out.append(f"| {r['set']} | {how} | {one(x['exact'])} | {one(x['f1'])} | {one(x['not_found'])} | "
-                       f"{one(x.get('not_found_withheld'))} |")
+    for name, how, n, x in rows:
+        v = list(map(one, x))
+        out.append(f"| {name} | {how} | {n or ''} | {v[0]} / {v[1]} | {v[2]} / {v[3]} | {v[4]} | {v[5]} | {v[6]} |")
     return "\n".join(out)
 
 
@@ -325,6 +374,7 @@ def main():
         return pool[0]
 
     models, lexical = variants(a)
+    models["base"] = a.base
     a.candidates = lexical.setdefault("candidates", 100)
     sets = [(name,) + choose(a, name, shared) for name in names]
     sets = [s for s in sets if s[1]]

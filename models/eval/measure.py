@@ -42,3 +42,14 @@ def f1(answer, gold):
 def answer_scores(answer, golds):
     """Exact match and F1 against the gold answer that fits best."""
     return (max(float(normal(answer) == normal(g)) for g in golds), max(f1(answer, g) for g in golds))
+
+
+def first_sentence(text):
+    """Of the first line, up to a full stop, question or exclamation mark that ends a word."""
+    return re.split(r"(?<=[.!?])\s", text.strip().split("\n")[0])[0]
+
+
+def holds(answer, golds):
+    """Does a gold answer stand in it, word for word in the normal form?"""
+    words = f" {normal(answer)} "
+    return float(any(f" {n} " in words for g in golds if (n := normal(g))))
