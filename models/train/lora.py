@@ -77,8 +77,8 @@ SECOND_SMOKE = {**SECOND, **SMOKE, "answer_tokens": 300, "evidence_cap": 40, "mi
 # once more: evidence is what the model itself ranks first, half of it without the right
 # passage, and the decision to decline has a loss of its own; questions are told from
 # unrelated passages too, mined ones and those of earlier steps
-THIRD = {**SECOND, "cap": 256, "routed": True, "answer_tokens": 60000, "questions": 5, "none": 0.5, "withheld": 0.5, "decide_weight": 1.0,
-         "near": 0.4, "mine_others": 24000, "far_share": 0.8, "queue": 6144, "rates": (5e-4, 3e-4, 1e-3),
+THIRD = {**SECOND, "cap": 256, "routed": True, "answer_tokens": 60000, "questions": 5, "none": 0.5, "withheld": 0.5, "decide_weight": 1.5,
+         "near": 0.4, "mine_others": 24000, "far_share": 0.8, "queue": 6144, "rates": (6e-4, 3e-4, 1e-3),
          "mix": {"squad_train_part": 0.25, "nq_qed_train": 0.20, "squad_train_sentences": 0.09, "cuad": 0.12, "medquad": 0.05,
                  "hybridqa_ottqa": 0.10, "bioasq_6b-8b_golden": 0.05, "pubmedqa_train": 0.01, "multihop": 0.03, "sentences": 0.10},
          "learn": {"squad_train_part": 0.24, "nq_qed_train": 0.18, "cuad": 0.19, "medquad": 0.17, "bioasq_6b-8b_golden": 0.11,

@@ -112,11 +112,15 @@ class Data:
         end = np.flatnonzero(body == self.meta["newline"])
         return body[:end[0]].tobytes() if len(end) else b""
 
+    def words(self, q):
+        if q not in self.asking:
+            self.asking[q] = frozenset(self.q_ask[q].tolist())
+        return self.asking[q]
+
     def doubtful(self, p, q):
         """Might passage p answer q, though nobody marked it? It answers a question of the
         same words; or q is about articles, and p is of one that answers it."""
-        same = set(self.q_ask[q].tolist())
-        if any(set(self.q_ask[j].tolist()) == same for j in self.answered.get(int(p), []) if j != q):
+        if any(self.words(j) == self.words(q) for j in self.answered.get(int(p), ()) if j != q):
             return True
         if not self.sets[self.q_set[q]].startswith(("bioasq", "pubmedqa")):
             return False
@@ -125,7 +129,7 @@ class Data:
     def inverse(self, questions):
         """Of passages: the questions among these that they answer, and those that
         they only resemble."""
-        self.answered, self.resembling, self.learning = {}, {}, set()
+        self.answered, self.resembling, self.learning, self.asking = {}, {}, set(), {}
         for i in questions:
             gold = int(self.q_positives[i][min(int(self.q_cite[i]), len(self.q_positives[i]) - 1)])
             self.learning.add(int(i))
