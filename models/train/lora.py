@@ -330,8 +330,8 @@ class Trainer:
         trees = []
         while sum(len(t[0]) for t in trees) < c["answer_tokens"]:
             name = self.pick(c["learn"], self.learn, 1)[0]
-            if "routed" in c:   # as the engine shows it
-                docs, cap = rng.choice([1, 2, 3], p=[0.07, 0.13, 0.8]), rng.choice([1.0, 2.0], p=[0.3, 0.7])
+            if "routed" in c:   # as the engine shows it; and each passage alone, which tells more clearly that it does not answer
+                docs, cap = rng.choice([1, 2, 3], p=[0.4, 0.1, 0.5]), rng.choice([1.0, 2.0], p=[0.3, 0.7])
             else:
                 docs, cap = rng.choice([1, 2, 3, 5, 7], p=[0.15, 0.2, 0.35, 0.15, 0.15]), rng.choice([0.7, 1.0, 2.0, 3.5], p=[0.2, 0.35, 0.25, 0.2])
             made = d.tree(int(rng.choice(self.learn[name])), rng, int(docs), int(cap * c["evidence_cap"]), c["questions"], c["none"],
@@ -717,13 +717,15 @@ class Trainer:
             best, which = s.topk(3, 1)
             shown = [[names[k] for k in row] for row in which.tolist()]
             leans = lora_eval.leans(self.model, d, [d.prompt(i, e) for i, e in zip(asked, shown)])
+            alone = lora_eval.alone(self.model, d, asked, shown)
             # "not found" would be wrong of a question that another passage answers
             kept = np.array([given or not any(d.holds(p, i) for p in e) for i, e in zip(asked, shown)])
-            cases.append((leans[kept], best[:, 0].cpu().numpy()[kept], d.q_set[asked][kept]))
-        (has, high, kind), (lacks, low, kind_none) = cases
+            cases.append((leans[kept], alone[kept], best[:, 0].cpu().numpy()[kept], d.q_set[asked][kept]))
+        (has, has_alone, high, kind), (lacks, lacks_alone, low, kind_none) = cases
         out = self.metrics.setdefault(when, {}).setdefault("decided", {"questions": [len(has), len(lacks)], "passages": len(pool)})
         for slope in (0, -15):
             out[f"score {slope}"] = lora_eval.told_apart(has + slope * high, lacks + slope * low)
+            out[f"alone, score {slope}"] = lora_eval.told_apart(has_alone + slope * high, lacks_alone + slope * low)
         for name in DECIDED:   # each with its own threshold
             k = d.sets.index(name)
             if (kind == k).any() and (kind_none == k).any():

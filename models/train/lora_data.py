@@ -151,7 +151,7 @@ class Data:
         wrong, above = self.best.get(int(q), ((), 0))
         if len(wrong) < docs or self.q_multihop[q]:
             return self.evidence(q, rng, given, docs)[0]
-        if rng.random() < 0.3:   # not the very best ones
+        if docs == 1 or rng.random() < 0.3:   # not the very best ones
             wrong = [wrong[n] for n in np.sort(rng.choice(len(wrong), docs, False))]
         if not given:
             return wrong[:docs]

@@ -143,6 +143,14 @@ def leans(model, data, prompts, most=PASS_TOKENS):
     return out.cpu().numpy()
 
 
+def alone(model, data, questions, shown, cap=512):
+    """The same with each passage as the only evidence: of every question, against the
+    odds that any of them answers."""
+    pairs = [(n, p) for n, e in enumerate(shown) for p in e]
+    against = np.exp(-leans(model, data, [data.prompt(questions[n], [p], cap) for n, p in pairs]).astype(np.float64))
+    return -np.log(np.bincount([n for n, _ in pairs], against, len(shown)))
+
+
 def told_apart(has, lacks):
     """Of a number for questions with an answer and without: the area under the curve of
     found against false, and what is found at 10 % false, in per cent."""
