@@ -81,9 +81,10 @@ THIRD = {**SECOND, "cap": 256, "routed": True, "answer_tokens": 60000, "question
          "near": 0.4, "mine_others": 24000, "far_share": 0.8, "queue": 6144, "rates": (6e-4, 3e-4, 1e-3),
          "mix": {"squad_train_part": 0.25, "nq_qed_train": 0.20, "squad_train_sentences": 0.09, "cuad": 0.12, "medquad": 0.05,
                  "hybridqa_ottqa": 0.10, "bioasq_6b-8b_golden": 0.05, "pubmedqa_train": 0.01, "multihop": 0.03, "sentences": 0.10},
-         "learn": {"squad_train_part": 0.24, "nq_qed_train": 0.18, "cuad": 0.19, "medquad": 0.17, "bioasq_6b-8b_golden": 0.11,
-                   "hybridqa_ottqa": 0.03, "multihop": 0.02, "covidqa": 0.03, "tatqa_dev": 0.02, "wikitablequestions_train": 0.01}}
+         "learn": {"squad_train_part": 0.26, "nq_qed_train": 0.15, "cuad": 0.16, "cuad (whether)": 0.10, "medquad": 0.15, "bioasq_6b-8b_golden": 0.08,
+                   "hybridqa_ottqa": 0.02, "multihop": 0.02, "covidqa": 0.03, "tatqa_dev": 0.02, "wikitablequestions_train": 0.01}}
 THIRD_SMOKE = {**THIRD, **SMOKE, "answer_tokens": 300, "evidence_cap": 40, "mine_at": (0.0, 0.5), "mine_others": 6, "told": 2, "queue": 12}
+DECIDE_ONLY = " (whether)"   # questions whose answer's words are not learnt, only whether there is one
 DECIDED = ("squad_train_part", "nq_qed_train", "cuad", "medquad", "bioasq_6b-8b_golden")   # "not found" is measured on these
 # sets of one source: an unmarked passage of the one may answer a question of the other
 SOURCE = {"squad_train_sentences": "squad_train_part", "wikipedia_ottqa": "hybridqa_ottqa", **{n: "multihop" for n in MULTIHOP}}
@@ -194,6 +195,8 @@ class Trainer:
                 self.train.setdefault(key, []).append(i)
             if d.q_learn[i] and len(d.q_negatives[i]) >= 3 and not d.p_dev[d.q_positives[i]].any():
                 self.learn.setdefault(key, []).append(i)
+            elif "routed" in self.c and d.q_routed[i] and not d.q_learn[i] and len(d.q_answer[i]) and not d.p_dev[d.q_positives[i]].any():
+                self.learn.setdefault(key + DECIDE_ONLY, []).append(i)
         self.train, self.learn = ({n: np.array(r) for n, r in x.items()} for x in (self.train, self.learn))
         kind = {n: k for k, n in enumerate(d.sets)}
         self.source = np.array([kind.get(SOURCE.get(n, n), len(d.sets)) for n in d.sets])[d.p_set]   # of every passage
@@ -203,7 +206,7 @@ class Trainer:
                 for i in r:
                     self.asking[n].setdefault(int(d.q_positives[i][0]), []).append(int(i))
         if "questions" in self.c:
-            self.learn = {n: r[[len(d.q_answer[i]) <= self.c["longest_answer"] for i in r]] for n, r in self.learn.items() if n in self.c["learn"]}
+            self.learn = {n: r[[len(d.q_answer[i]) <= self.c["longest_answer"] or n.endswith(DECIDE_ONLY) for i in r]] for n, r in self.learn.items() if n in self.c["learn"]}
             d.inverse(np.concatenate(list(self.learn.values())))
         self.sources = {n: np.flatnonzero((d.p_set == kind[n]) & ~d.p_dev) for n in SENTENCES if n in kind}
         texts = lambda dev: [p for n in ("wikipedia_ottqa", "dc_law", "tech_docs") if n in kind
@@ -334,6 +337,8 @@ class Trainer:
                 docs, cap = rng.choice([1, 2, 3], p=[0.4, 0.1, 0.5]), rng.choice([1.0, 2.0], p=[0.3, 0.7])
             else:
                 docs, cap = rng.choice([1, 2, 3, 5, 7], p=[0.15, 0.2, 0.35, 0.15, 0.15]), rng.choice([0.7, 1.0, 2.0, 3.5], p=[0.2, 0.35, 0.25, 0.2])
+            if name.endswith(DECIDE_ONLY):
+                cap = 2.6   # whole passages
             made = d.tree(int(rng.choice(self.learn[name])), rng, int(docs), int(cap * c["evidence_cap"]), c["questions"], c["none"],
                           c.get("withheld", 0.0), "routed" in c)
             if made is not None:
@@ -342,7 +347,7 @@ class Trainer:
         rows = np.concatenate([r + x[0] + np.arange(x[1]) for r, t in zip(packed.row, trees) for x in t[2]])
         rows = torch.from_numpy(rows).to(self.device)
         # what counts above all is how an answer begins: long ones do not outweigh the others
-        weight = torch.from_numpy(np.concatenate([np.full(x[1], x[1] ** -0.5, np.float32) for t in trees for x in t[2]])).to(self.device)
+        weight = torch.from_numpy(np.concatenate([np.full(x[1], x[1] ** -0.5 if x[4] else 0.0, np.float32) for t in trees for x in t[2]])).to(self.device)
         logits = self.model.logits(self.model.run(packed)[rows])
         loss = F.cross_entropy(logits, packed.ids[rows + 1], reduction="none")
         loss = (loss * weight).sum() / weight.sum()
@@ -355,14 +360,20 @@ class Trainer:
 
     def decide(self, logits, answers):
         """The loss of declining or not, by how every answer begins: cross-entropy of the
-        preference that the engine compares, both kinds weighing the same. A tree's own
-        question counts twice: its evidence is what would be shown for it."""
+        preference that the engine compares, both kinds weighing the same in every set: what
+        set a question is of must tell nothing. A tree's own question counts twice: its
+        evidence is what would be shown for it."""
         first = np.cumsum([0] + [x[1] for x in answers[:-1]])
         lean = lora_eval.lean(logits[torch.from_numpy(first).to(self.device)], self.data.declines)
         none = np.array([not x[2] for x in answers])
         weight = np.array([2.0 if x[3] else 1.0 for x in answers])
-        for kind in (none, ~none):
-            weight[kind] /= 2 * max(weight[kind].sum(), 1.0)
+        of = np.array([x[5] for x in answers])
+        for k in np.unique(of):
+            both = [(of == k) & kind for kind in (none, ~none)]
+            part = weight[of == k].sum() / 2 if all(kind.any() for kind in both) else 0.0
+            for kind in both:
+                weight[kind] *= part / max(weight[kind].sum(), 1e-9)
+        weight /= max(weight.sum(), 1e-9)
         none, weight = (torch.from_numpy(x.astype(np.float32)).to(self.device) for x in (none, weight))
         loss = (F.binary_cross_entropy_with_logits(lean, none, reduction="none") * weight).sum()
         return loss.detach(), loss
@@ -700,7 +711,7 @@ class Trainer:
         answer: held-out questions over the held-out passages of their sets, once with and
         once without their own."""
         d, rng, count, asked = self.data, np.random.default_rng(11), {}, []
-        for i in rng.permutation(self.held_learn):
+        for i in rng.permutation(sorted({*self.held_learn, *(i for i in self.held if d.sets[d.q_set[i]] == "cuad")})):
             name = d.sets[d.q_set[i]]
             if name in DECIDED and count.get(name, 0) < (2 if smoke else 100):
                 count[name] = count.get(name, 0) + 1

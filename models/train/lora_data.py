@@ -36,6 +36,7 @@ class Data:
         with open(os.path.join(folder, "tokenizer.json"), encoding="utf-8") as f:
             vocab = json.load(f)["model"]["vocab"]
         self.tokens = {i: t for t, i in vocab.items()}
+        self.longest = int(np.diff(self.p_body.at).max())   # what pack.py cuts passages at
         self.declines = [begin] + [int(t) for t in [self.bare[begin]] if t >= 0]   # what "not found" may begin with
         self.mined = {}   # of questions: passages that the model itself takes for right
         self.best = {}    # of questions: wrong passages as the model ranks them, and how many stand above the right one
@@ -177,8 +178,9 @@ class Data:
         share three items, as in a long document. withheld: how often the evidence is
         what only resembles the first question's. routed: the evidence is the model's own
         choice, and as many questions may lack an answer as have one. Returns ids, branches
-        and of every answer its place, its length, whether it is one, and whether it is the
-        first question's; None when it cannot be told what is right."""
+        and of every answer its place, its length, whether it is one, whether it is the
+        first question's, whether its words are known (or else how it begins stands for
+        them), and its set; None when it cannot be told what is right."""
         m = self.meta
         given = rng.random() >= withheld
         chosen = self.routed(i, rng, given, docs) if routed else self.evidence(i, rng, given, docs)[0]
@@ -211,6 +213,8 @@ class Data:
             if gold in shown:
                 n = [int(p) for p in chosen].index(gold)
                 whole = len(bodies[n]) == len(self.p_body[gold])
+                if not self.q_learn[j]:   # it does not stand there word for word, or behind what was kept
+                    return int(item[n]) if whole and len(bodies[n]) < self.longest else -1
                 return int(item[n]) if whole or said or n in holding else -1
             if holding or shown & right or routed and any(self.doubtful(p, j) for p in shown):
                 return -1
@@ -227,9 +231,11 @@ class Data:
         marks, answers = [np.zeros(at, np.int64)], []
         for n, j in enumerate(dict.fromkeys(wanted)):
             ask, answer = np.concatenate([self.q_ask[j], m["after"]]), self.answer(j, max(cited(j), 0))
+            known = j not in found or bool(self.q_learn[j])
+            answer = answer if known else answer[:1]
             ids += [ask, answer]
             marks.append(np.full(len(ask) + len(answer), n + 1))
-            answers.append((at + len(ask) - 1, len(answer), j in found, j == i))
+            answers.append((at + len(ask) - 1, len(answer), j in found, j == i, known, int(self.q_set[j])))
             at += len(ask) + len(answer)
         return np.concatenate(ids).astype(np.int64), np.concatenate(marks), answers
 
