@@ -518,8 +518,9 @@ static void layer_step(layer *l, int64_t key, int64_t B, int step, bool twice, f
         OK(msa_kern_qk_rope(k, NULL, l->row.p, B, h, gamma + l->E, gamma + l->E + h.D, 1e-6f, l->pos.p, 1e4, NULL));
         OK(msa_kern_cache_store(k, NULL, l->row.p, h, B, rows, ck, cv, at, NULL));
     } else {
+        const msa_kern_weight *soon[2] = {l->o, l->gate_up};
         OK(msa_kern_qk_rope_store(k, NULL, l->row.p, h, gamma + l->E, gamma + l->E + h.D, 1e-6f, l->pos.p, 1e4, B,
-                                  rows, ck, cv, at, NULL));
+                                  rows, ck, cv, at, soon, NULL));
     }
     OK(msa_kern_attn_memory(k, NULL, l->row.p, width, h, B, rows, segs, seg_start, caches, l->att.p, NULL));
     OK(msa_kern_linear(k, NULL, l->o, l->att.p, B, l->x.p, MSA_LINEAR_ADD, NULL));

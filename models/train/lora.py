@@ -716,9 +716,10 @@ class Trainer:
             if name in DECIDED and count.get(name, 0) < (2 if smoke else 100):
                 count[name] = count.get(name, 0) + 1
                 asked.append(int(i))
+        cap = 40 if smoke else 512
         dev = np.flatnonzero(d.p_dev & np.isin(d.p_set, [d.sets.index(n) for n in DECIDED]))
         pool = np.unique(np.concatenate([d.q_positives[i] for i in asked] + [dev[:6] if smoke else dev]))
-        place, keys, there = lora_eval.encode(self.model, self.routers, d, pool, 384, 5)
+        place, keys, there = lora_eval.encode(self.model, self.routers, d, pool, min(cap, 384), 5)
         names, q = list(place), lora_eval.ask(self.model, self.routers, d, asked)
         cases = []
         for given in (True, False):
@@ -727,8 +728,8 @@ class Trainer:
                 s[n, [place[int(p)] for p in d.q_positives[i] if not given]] = -9.0
             best, which = s.topk(3, 1)
             shown = [[names[k] for k in row] for row in which.tolist()]
-            leans = lora_eval.leans(self.model, d, [d.prompt(i, e) for i, e in zip(asked, shown)])
-            alone = lora_eval.alone(self.model, d, asked, shown)
+            leans = lora_eval.leans(self.model, d, [d.prompt(i, e, cap) for i, e in zip(asked, shown)])
+            alone = lora_eval.alone(self.model, d, asked, shown, cap)
             # "not found" would be wrong of a question that another passage answers
             kept = np.array([given or not any(d.holds(p, i) for p in e) for i, e in zip(asked, shown)])
             cases.append((leans[kept], alone[kept], best[:, 0].cpu().numpy()[kept], d.q_set[asked][kept]))
