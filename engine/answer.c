@@ -5,7 +5,8 @@
  * does is to append ids; one step runs what is pending of every question that
  * fits a pass and then lets each react to its next token.
  *
- *   router protocol       ROUTE (question, combined routing) -> ANSWER -> done
+ *   router protocol       ROUTE (question, combined routing) -> PROBE, where each passage
+ *                         is read alone -> PROBE ... -> ANSWER -> done
  *   generative protocol   LIST (routed layer by layer) -> LIST ... -> ANSWER -> done
  *
  * Invariants
@@ -32,7 +33,13 @@
 /* Most documents that one question may ask a router layer to keep. */
 #define MAX_TOP_K 1024
 
-typedef enum phase { FREE, ROUTE, LIST, ANSWER, DONE } phase;
+typedef enum phase { FREE, ROUTE, PROBE, LIST, ANSWER, DONE } phase;
+
+/* A prompt that waits to be run. */
+typedef struct prompt {
+    int32_t *ids;
+    int64_t n;
+} prompt;
 
 typedef struct quest {
     phase phase;
@@ -47,7 +54,10 @@ typedef struct quest {
     msa_span spans[2];        /* which of them route; place 0: the question part */
     int64_t n_spans;
     int64_t list_from;        /* generative: where the list being generated starts */
-    int64_t answer_from;      /* where the generated answer starts */
+    int64_t answer_from;      /* where the generated answer starts: behind the prompt */
+    prompt *prompts;          /* router: the answer's, then one for each passage read alone; the
+                                 last is run first */
+    int64_t n_prompts;
     int64_t reserve;          /* generative: ids kept free for the answer */
     msa_round *rounds;        /* [max_rounds + 1]: one a routing pass */
     int64_t *evidence;
@@ -340,12 +350,58 @@ static msa_rc begin(msa_answerer *a, quest *q, msa_err *err)
 
 /* ---- router protocol: evidence and answer prompt ---------------------------------------------- */
 
+/* Makes prompt i of those that wait. */
+static msa_rc make_prompt(msa_answerer *a, quest *q, int64_t i, const msa_buf *evidence, msa_err *err)
+{
+    msa_tokens_clear(&a->tokens);
+    a->tokens.want_offsets = false;
+    msa_rc rc = msa_prompts_answer(&a->prompts, q->q.text, q->q.n, evidence, &a->tokens, err);
+    if (rc < 0)
+        return rc;
+    if (a->tokens.n >= a->context)
+        return too_long(a, a->tokens.n + 1, err);
+    prompt *p = &q->prompts[i];
+    *p = (prompt){msa_arena_alloc(q->arena, a->tokens.n, sizeof *p->ids), a->tokens.n};
+    if (!p->ids)
+        return msa_err_nomem(err, "a prompt");
+    memcpy(p->ids, a->tokens.ids, (size_t)p->n * sizeof *p->ids);
+    return MSA_OK;
+}
+
+/* The last prompt that waits becomes the context. Rows that it begins with stay in
+ * the caches; the last one runs in any case. */
+static void enter_prompt(quest *q)
+{
+    const prompt *p = &q->prompts[--q->n_prompts];
+    int64_t same = 0;
+    while (same < q->run && same < p->n - 1 && q->ids[same] == p->ids[same])
+        same++;
+    memcpy(q->ids + same, p->ids + same, (size_t)(p->n - same) * sizeof *p->ids);
+    q->run = same;
+    q->n = q->answer_from = p->n;
+    q->phase = q->n_prompts > 0 ? PROBE : ANSWER;
+}
+
+/* The prompt in which this document is the only evidence. */
+static msa_rc make_probe(msa_answerer *a, quest *q, const char *text, int64_t n, int64_t budget, msa_err *err)
+{
+    if (!a->model->protocol.not_found_by_passage || a->prompts.n_none == 0)
+        return MSA_OK;
+    a->item.len = 0;
+    msa_rc rc = msa_prompts_evidence(&a->prompts, 1, text, n, true, &budget, &a->tokens, &a->item, err);
+    if (rc == MSA_OK)
+        rc = make_prompt(a, q, q->n_prompts, &a->item, err);
+    q->n_prompts += rc == MSA_OK;
+    return rc < 0 ? rc : MSA_OK;
+}
+
 /* Fills a->evidence with the best documents' texts, whole ones that fit `budget`
  * tokens; only the first is cut when it alone exceeds it. */
 static msa_rc gather_evidence(msa_answerer *a, quest *q, int64_t budget, msa_err *err)
 {
     const msa_round *r = &q->rounds[0];
     const msa_protocol *p = &a->model->protocol;
+    const int64_t whole = budget;
     a->evidence.len = 0;
     for (int64_t i = 0; i < r->n_routed && q->a.n_evidence < p->evidence_docs && budget > 0; i++) {
         const char *text;
@@ -354,6 +410,8 @@ static msa_rc gather_evidence(msa_answerer *a, quest *q, int64_t budget, msa_err
         if (rc == MSA_OK)
             rc = msa_prompts_evidence(&a->prompts, number, text, n, number == 1, &budget, &a->tokens,
                                       &a->evidence, err);
+        if (rc == MSA_OK)
+            rc = make_probe(a, q, text, n, whole, err);
         if (rc == MSA_OK)
             rc = add_evidence(q, r->routed[i].doc, err);
         if (rc < 0)
@@ -382,6 +440,10 @@ static msa_rc begin_answer(msa_answerer *a, quest *q, msa_err *err)
     int64_t room = q->q.max_tokens < a->context / 4 ? q->q.max_tokens : a->context / 4;
     int64_t budget = a->context - a->tokens.n - (room > 1 ? room : 1);
     budget = p->evidence_tokens < budget ? p->evidence_tokens : budget;
+    q->prompts = msa_arena_alloc(q->arena, 1 + r->n_routed, sizeof *q->prompts);
+    if (!q->prompts)
+        return msa_err_nomem(err, "an answer");
+    q->n_prompts = 1;
     rc = gather_evidence(a, q, budget, err);
     if (rc < 0)
         return rc;
@@ -389,19 +451,14 @@ static msa_rc begin_answer(msa_answerer *a, quest *q, msa_err *err)
         finish(q, MSA_NOT_FOUND, "stop");
         return MSA_OK;
     }
-    msa_tokens_clear(&a->tokens);
-    a->tokens.want_offsets = false;
-    rc = msa_prompts_answer(&a->prompts, q->q.text, q->q.n, &a->evidence, &a->tokens, err);
+    rc = make_prompt(a, q, 0, &a->evidence, err);
     if (rc < 0)
         return rc;
-    q->n = q->run = 0;
-    if (a->tokens.n >= a->context || !append(a, q, a->tokens.ids, a->tokens.n))
-        return too_long(a, a->tokens.n + 1, err);
-    q->phase = ANSWER;
+    q->run = 0;
+    enter_prompt(q);
     q->routing = MSA_ROUTING_NONE;
     q->head = false;
     q->pos = 0;
-    q->answer_from = q->n;
     r->chosen = q->evidence;
     r->n_chosen = q->a.n_evidence;
     if (p->attend_memory) {
@@ -413,6 +470,28 @@ static msa_rc begin_answer(msa_answerer *a, quest *q, msa_err *err)
         msa_seqs_attend(a->seqs, q - a->quests, docs, r->n_routed);
         q->pos = a->model->config.top_k;
     }
+    return MSA_OK;
+}
+
+/* What not_found_bias adds for this question. */
+static double bias_of(const msa_answerer *a, const quest *q)
+{
+    const msa_protocol *p = &a->model->protocol;
+    return p->not_found_bias.base + p->not_found_bias.score * q->rounds[0].routed[0].score;
+}
+
+/* A passage was read alone: the next one is, or all of them decide. */
+static msa_rc end_probe(const msa_answerer *a, quest *q, msa_err *err)
+{
+    if (q->n_prompts > 1 || !(q->a.not_found_lean + bias_of(a, q) > 0)) {
+        enter_prompt(q);
+        return MSA_OK;
+    }
+    q->text.len = 0;
+    msa_buf_puts(&q->text, a->model->protocol.not_found_text);
+    if (q->text.oom)
+        return msa_err_nomem(err, "an answer");
+    finish(q, MSA_NOT_FOUND, "stop");
     return MSA_OK;
 }
 
@@ -567,6 +646,8 @@ static msa_rc react(msa_answerer *a, quest *q, int32_t id, msa_err *err)
         finish(q, MSA_NOT_FOUND, "stop");
         return MSA_OK;
     }
+    if (q->phase == PROBE)
+        return end_probe(a, q, err);
     q->a.completion_tokens++;
     return q->phase == LIST ? on_list_token(a, q, id, err) : on_answer_token(a, q, id, err);
 }
@@ -673,25 +754,35 @@ static void report(msa_answerer *a, msa_on_answer *fn, void *user)
     a->n_order = kept;
 }
 
-/* Where an answer begins: how readily it says that it found nothing. r: its row of
- * the logits. */
+/* The leans of x and y are log odds against either of two things; the odds against
+ * both are those of the sum of what speaks for them. x NAN: there is only y. */
+static double lean_of_both(double x, double y)
+{
+    return isnan(x) ? y : fmin(x, y) - log1p(exp(-fabs(x - y)));
+}
+
+/* Where an answer begins, and where one from a single passage would: how readily it
+ * says that it found nothing. When passages have decided, the answer may not. r: its
+ * row of the logits. */
 static msa_rc lean(msa_answerer *a, quest *q, int64_t r, msa_err *err)
 {
-    const msa_protocol *p = &a->model->protocol;
+    const bool probe = q->phase == PROBE, decided = !probe && a->model->protocol.not_found_by_passage;
     const int32_t *none = a->prompts.none;
     float *row = a->row, nothing = -INFINITY, other = -INFINITY;
-    if (a->prompts.n_none == 0 || q->phase != ANSWER || q->n > q->answer_from)
+    if (a->prompts.n_none == 0 || q->n > q->answer_from)
         return MSA_OK;
     msa_rc rc = msa_seqs_read(a->seqs, r, row, err);
     for (int64_t i = 0; rc >= 0 && i < a->model->config.V; i++)
         if (i != none[0] && i != none[a->prompts.n_none - 1])
             other = row[i] > other ? row[i] : other;
-    const double bias = p->not_found_bias.base + p->not_found_bias.score * q->rounds[0].routed[0].score;
+    const double bias = probe ? 0 : decided ? -INFINITY : bias_of(a, q);
     for (int64_t i = 0; rc >= 0 && i < a->prompts.n_none; i++) {
         nothing = row[none[i]] > nothing ? row[none[i]] : nothing;
         row[none[i]] += (float)bias;
     }
-    q->a.not_found_lean = (double)nothing - (double)other;
+    const double own = (double)nothing - (double)other;
+    if (!decided)
+        q->a.not_found_lean = probe ? lean_of_both(q->a.not_found_lean, own) : own;
     return rc < 0 || bias == 0 ? rc : msa_seqs_write(a->seqs, r, row, err);
 }
 

@@ -80,6 +80,7 @@ typedef struct msa_protocol {
     struct {
         double base, score;               /* base + score * the best document's, added to the logits of */
     } not_found_bias;                     /* what begins not_found_text, at an answer's first token */
+    bool not_found_by_passage;            /* what decides: each passage read alone, not the answer's prompt */
     /* both */
     char *answer_end;                     /* "<|im_end|>" */
 } msa_protocol;
@@ -232,7 +233,9 @@ typedef struct msa_answer {
     int64_t n_evidence;
     int64_t prompt_tokens, completion_tokens;
     double not_found_lean;       /* the logit that begins not_found_text less the largest other, at the answer's
-                                    first token and without the bias; NAN where there is none */
+                                    first token and without the bias; with not_found_by_passage
+                                    -ln(sum of exp(-that)) over prompts of one passage each; NAN where there
+                                    is none */
     msa_rc rc;                   /* MSA_OK, or MSA_FAILED with err: this question failed alone */
     msa_err err;
 } msa_answer;

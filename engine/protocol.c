@@ -152,6 +152,15 @@ static msa_rc read_bias(const json_t *v, msa_protocol *p, msa_err *err)
     return MSA_OK;
 }
 
+static msa_rc read_not_found_by(const json_t *v, msa_protocol *p, msa_err *err)
+{
+    const char *by = json_string_value(v);
+    if (by == NULL || (strcmp(by, "evidence") != 0 && strcmp(by, "passage") != 0))
+        return bad(err, "not_found_by", "neither \"evidence\" nor \"passage\"");
+    p->not_found_by_passage = by[0] == 'p';
+    return MSA_OK;
+}
+
 /* A key that is no string of the table. */
 static msa_rc read_other(const char *key, const json_t *v, int64_t n_router, msa_protocol *p,
                          msa_err *err)
@@ -178,6 +187,8 @@ static msa_rc read_other(const char *key, const json_t *v, int64_t n_router, msa
     }
     if (router && strcmp(key, "not_found_bias") == 0)
         return read_bias(v, p, err);
+    if (router && strcmp(key, "not_found_by") == 0)
+        return read_not_found_by(v, p, err);
     if (router && strcmp(key, "lexical") == 0)
         return read_lexical(v, p, err);
     return bad(err, key, router ? "not a key of the router protocol"
@@ -227,6 +238,10 @@ static msa_rc check_strings(const msa_protocol *p, msa_err *err)
             return bad(err, "answer_prompt", "must have the places {evidence} and {question}");
         if (!msa_template_has(p->evidence_item, "text"))
             return bad(err, "evidence_item", "must have the place {text}");
+        if (p->not_found_by_passage && (p->not_found_text == NULL || p->not_found_text[0] == '\0'))
+            return bad(err, "not_found_by", "\"passage\" needs a not_found_text");
+        if (p->not_found_by_passage && p->attend_memory)
+            return bad(err, "not_found_by", "\"passage\" and attend_memory exclude each other");
     } else if (!msa_template_has(p->interleave_item, "text") || !msa_template_has(p->interleave_item, "id")) {
         return bad(err, "interleave_item", "must have the places {id} and {text}");
     } else if (p->retrieve_done[0] == '\0') {
@@ -337,6 +352,8 @@ void msa_protocol_print(const msa_protocol *p, int64_t n_router, msa_buf *out)
         msa_buf_printf(out, "min_score %.17g\n", p->min_score);
     if (p->not_found_bias.base != 0 || p->not_found_bias.score != 0)
         msa_buf_printf(out, "not_found_bias %.17g %.17g\n", p->not_found_bias.base, p->not_found_bias.score);
+    if (p->not_found_by_passage)
+        msa_buf_puts(out, "not_found_by passage\n");
     if (p->lexical_weight > 0)
         msa_buf_printf(out, "lexical %.17g %lld\n", p->lexical_weight, (long long)p->lexical_candidates);
 }

@@ -85,6 +85,49 @@ static void company_router(void **state)
     check_company(&(msa_test_world_opts){.kind = MSA_PROTOCOL_ROUTER, .n_docs = 20, .seed = 3});
 }
 
+/* Lets passages decide which questions have an answer, the first one just not. */
+static void let_passages_decide(msa_test_world *w, const msa_question *first)
+{
+    msa_test_answer a;
+    msa_protocol *p = &w->model->protocol;
+    msa_test_set(&p->not_found_text, "a");
+    p->not_found_by_passage = true;
+    p->not_found_bias.base = -1000;
+    ask(w, *first, 300, &a);
+    p->not_found_bias.base = 1e-6 - a.a.not_found_lean;
+    msa_test_answers_free(&a, 1);
+}
+
+/* Whether by one question at a time or by many, at once or late. */
+static void company_by_passage(void **state)
+{
+    (void)state;
+    msa_test_world w;
+    msa_question qs[MANY];
+    char text[MANY][64];
+    msa_test_answer alone[MANY], together[MANY], late[MANY];
+    const msa_answerer_opts many = {.max_batch = 6, .max_context = 300};
+    msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_ROUTER, .n_docs = 20, .seed = 3});
+    many_questions(qs, text);
+    let_passages_decide(&w, &qs[0]);
+    msa_test_ask(&w, &(msa_answerer_opts){.max_batch = 1, .max_context = 300}, qs, MANY, alone);
+    msa_test_ask(&w, &many, qs, MANY, together);
+    msa_test_device_begin(w.model->kern);
+    msa_test_ask(&w, &many, qs, MANY, late);
+    int64_t none = 0;
+    for (int i = 0; i < MANY; i++) {
+        assert_int_equal(alone[i].a.rc, MSA_OK);
+        msa_test_same_answer(&alone[i].a, &together[i].a);
+        msa_test_same_answer(&alone[i].a, &late[i].a);
+        none += alone[i].a.outcome == MSA_NOT_FOUND;
+    }
+    assert_true(none > 0 && none < MANY);
+    msa_test_answers_free(alone, MANY);
+    msa_test_answers_free(together, MANY);
+    msa_test_answers_free(late, MANY);
+    msa_test_world_close(&w);
+}
+
 static void company_generative(void **state)
 {
     (void)state;
@@ -313,6 +356,132 @@ static void a_bias_decides_where_an_answer_begins(void **state)
     assert_int_equal(a.a.outcome, MSA_ANSWERED);
     assert_int_not_equal(a.a.text[0], 'N');
     msa_test_answers_free(&a, 1);
+    msa_test_world_close(&w);
+}
+
+/* Each passage is as readily read past as if there were no other, and nothing is
+ * found where none of them says anything: what asking with one document tells, time
+ * after time without the best, is put together by hand. */
+static void check_passages(const char *backend, double tolerance)
+{
+    enum { N = 3 };
+    msa_test_world w;
+    msa_test_answer all, whole, one;
+    msa_err err;
+    msa_err_init(&err);
+    msa_test_world_open(&w, &(msa_test_world_opts){.backend = backend, .kind = MSA_PROTOCOL_ROUTER, .n_docs = 9,
+                                                   .seed = 6, .top_k = 5});
+    msa_protocol *p = &w.model->protocol;
+    msa_test_set(&p->not_found_text, "a");
+    p->not_found_bias.base = -1000;
+    p->evidence_docs = N;
+    p->evidence_tokens = 500;
+    ask(&w, question("abc?"), 700, &whole);
+    p->not_found_by_passage = true;
+    ask(&w, question("abc?"), 700, &all);
+    /* the answer is that of all passages */
+    assert_int_equal(all.a.n_evidence, N);
+    assert_string_equal(all.a.text, whole.a.text);
+    assert_int_equal(all.a.outcome, whole.a.outcome);
+    assert_int_equal(all.a.prompt_tokens, whole.a.prompt_tokens);
+    assert_int_equal(all.a.completion_tokens, whole.a.completion_tokens);
+    assert_true(fabs(all.a.not_found_lean - whole.a.not_found_lean) > 100 * tolerance);
+
+    p->evidence_docs = 1;
+    double odds = 0;
+    for (int i = 0; i < N; i++) {
+        double lean = 0;
+        for (int by_passage = 1; by_passage >= 0; by_passage--) {
+            p->not_found_by_passage = by_passage;
+            ask(&w, question("abc?"), 700, &one);
+            assert_int_equal(one.a.n_evidence, 1);
+            assert_int_equal(one.a.evidence[0], all.a.evidence[i]);
+            /* of one passage both say the same */
+            assert_true(by_passage || fabs(one.a.not_found_lean - lean) <= tolerance);
+            lean = one.a.not_found_lean;
+            msa_test_answers_free(&one, 1);
+        }
+        odds += exp(-lean);
+        assert_int_equal(msa_bank_withdraw(w.bank, &all.a.evidence[i], 1, &err), MSA_OK);
+    }
+    assert_true(fabs(all.a.not_found_lean + log(odds)) <= tolerance);
+    msa_test_answers_free(&whole, 1);
+    msa_test_answers_free(&all, 1);
+    msa_test_world_close(&w);
+}
+
+static void passages_are_read_alone(void **state)
+{
+    (void)state;
+    check_passages("ref", 1e-9);
+    check_passages("cpu", 1e-4);
+}
+
+/* Above nothing the text stands there and nothing was generated; below, the answer
+ * does not begin so, however much the model wants to. */
+static void passages_decide(void **state)
+{
+    (void)state;
+    msa_test_world w;
+    msa_test_answer a;
+    int16_t next[MSA_TEST_V];
+    for (int i = 0; i < MSA_TEST_V; i++)
+        next[i] = MSA_TEST_EOS;
+    next['='] = 'N', next['N'] = 'o', next[0] = 'N';
+    msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_ROUTER, .n_docs = 6, .scripted = true,
+                                                   .next = next});
+    msa_protocol *p = &w.model->protocol;
+    msa_test_set(&p->not_found_text, "No, nothing");
+    p->not_found_by_passage = true;
+    p->not_found_bias.score = 7;
+    ask(&w, question("why?"), 200, &a);
+    const double lean = a.a.not_found_lean, score = a.a.rounds[0].routed[0].score;
+    assert_true(isfinite(lean) && fabs(score) > 1e-3);
+    msa_test_answers_free(&a, 1);
+    for (int hot = 0; hot < 2; hot++)
+        for (int sign = -1; sign <= 1; sign += 2) {
+            msa_question q = question("why?");
+            q.temperature = hot ? 0.5 : 0;
+            p->not_found_bias.base = -lean - 7 * score + sign * 1e-6;
+            ask(&w, q, 200, &a);
+            assert_int_equal(a.a.rc, MSA_OK);
+            assert_true(a.a.not_found_lean == lean);
+            assert_int_equal(a.a.n_evidence, 2);
+            assert_int_equal(a.a.rounds[0].n_chosen, 2);
+            assert_int_equal(a.a.outcome == MSA_NOT_FOUND, sign > 0);
+            if (sign > 0) {
+                assert_string_equal(a.a.text, "No, nothing");
+                assert_string_equal(a.a.finish_reason, "stop");
+                assert_int_equal(a.a.completion_tokens, 0);
+            } else {
+                assert_true(a.a.text[0] != 'N' && a.a.completion_tokens > 0);
+                if (!hot)   /* behind its first token nothing is held back */
+                    assert_string_equal(a.a.text, "\xef\xbf\xbdNo");
+            }
+            assert_true(a.a.prompt_tokens > 0);
+            msa_test_answers_free(&a, 1);
+        }
+
+    /* where no text fits nothing is asked */
+    p->evidence_tokens = 1;
+    ask(&w, question("why?"), 200, &a);
+    assert_int_equal(a.a.rc, MSA_OK);
+    assert_int_equal(a.a.outcome, MSA_NOT_FOUND);
+    assert_string_equal(a.a.text, "");
+    assert_int_equal(a.a.n_evidence, 0);
+    assert_true(isnan(a.a.not_found_lean));
+    msa_test_answers_free(&a, 1);
+    /* one that is cut is cut alike, and fills the context to the same token */
+    p->evidence_tokens = 500;
+    p->not_found_bias.base = -1000;
+    for (int by_passage = 0; by_passage < 2; by_passage++) {
+        p->not_found_by_passage = by_passage;
+        ask(&w, question("why?"), 24, &a);
+        assert_int_equal(a.a.rc, MSA_OK);
+        assert_int_equal(a.a.n_evidence, 1);
+        assert_int_equal(a.a.prompt_tokens, 24 - 6);
+        msa_test_answers_free(&a, 1);
+    }
     msa_test_world_close(&w);
 }
 
@@ -696,12 +865,15 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(company_router),
+        cmocka_unit_test(company_by_passage),
         cmocka_unit_test(company_generative),
         cmocka_unit_test(late_device),
         cmocka_unit_test(failing_device),
         cmocka_unit_test(router_outcomes),
         cmocka_unit_test(stops_and_not_found),
         cmocka_unit_test(a_bias_decides_where_an_answer_begins),
+        cmocka_unit_test(passages_are_read_alone),
+        cmocka_unit_test(passages_decide),
         cmocka_unit_test(empty_bank),
         cmocka_unit_test(withdrawn_and_few),
         cmocka_unit_test(bad_questions),

@@ -77,8 +77,10 @@ static void a_router_protocol_is_read(void **state)
                   " \"evidence_docs\": 6, \"evidence_tokens\": 900, \"evidence_item\": \"({n}) {text}\\n\","
                   " \"answer_prompt\": \"{evidence}|{question}\", \"attend_memory\": true, \"min_score\": -0.5,"
                   " \"not_found_text\": \"None\", \"route_question_only\": false, \"answer_end\": \"<|im_end|>\","
+                  " \"not_found_by\": \"evidence\","
                   " \"not_found_bias\": {\"base\": 2, \"score\": -1.5}, \"lexical\": {\"weight\": 0.5, \"candidates\": 30}}");
     assert_int_equal(msa_protocol_read(f->dir, 2, &p, NULL), MSA_OK);
+    assert_false(p.not_found_by_passage);
     assert_true(p.not_found_bias.base == 2 && p.not_found_bias.score == -1.5);
     assert_int_equal(p.kind, MSA_PROTOCOL_ROUTER);
     assert_true(p.layer_weights[1] == 0.75);
@@ -90,6 +92,11 @@ static void a_router_protocol_is_read(void **state)
     assert_true(p.lexical_weight == 0.5 && p.lexical_candidates == 30);
     assert_null(p.retrieve_end);
     assert_string_equal(p.question_after, "");
+    msa_protocol_free(&p);
+    msa_test_text(f->dir, "msa_protocol.json",
+                  "{\"version\": 1, \"protocol\": \"router\", \"not_found_by\": \"passage\", \"not_found_text\": \"None\"}");
+    assert_int_equal(msa_protocol_read(f->dir, 2, &p, NULL), MSA_OK);
+    assert_true(p.not_found_by_passage);
     msa_protocol_free(&p);
 }
 
@@ -118,6 +125,13 @@ static void bad_protocols_are_refused_by_key(void **state)
         {R "\"not_found_bias\": {\"score\": 1001}}", "not_found_bias: score"},
         {R "\"not_found_bias\": {\"words\": 1}}", "not_found_bias: words"},
         {G "\"not_found_bias\": {}}", "not_found_bias: not a key of the generative"},
+        {R "\"not_found_by\": true, \"not_found_text\": \"No\"}", "not_found_by: neither"},
+        {R "\"not_found_by\": \"passages\", \"not_found_text\": \"No\"}", "not_found_by: neither"},
+        {R "\"not_found_by\": \"passage\"}", "not_found_by: \"passage\" needs a not_found_text"},
+        {R "\"not_found_by\": \"passage\", \"not_found_text\": \"\"}", "not_found_by: \"passage\" needs"},
+        {R "\"not_found_by\": \"passage\", \"not_found_text\": \"No\", \"attend_memory\": true}",
+         "not_found_by: \"passage\" and attend_memory"},
+        {G "\"not_found_by\": \"evidence\"}", "not_found_by: not a key of the generative"},
         {R "\"lexical\": 1}", "lexical: not an object"},
         {R "\"lexical\": {\"weight\": -1}}", "lexical: weight"},
         {R "\"lexical\": {\"weight\": \"1\"}}", "lexical: weight"},
@@ -167,16 +181,18 @@ static void strings_must_suit_the_tokenizer(void **state)
 
 static void every_field_is_in_print(void **state)
 {
+#define S R "\"not_found_text\": \"No\", "
     static const char *const changes[] = {
-        R "\"layer_weights\": [1, 2]}", R "\"min_score\": 0}", R "\"attend_memory\": true}",
-        R "\"route_question_only\": false}", R "\"evidence_docs\": 5}", R "\"evidence_tokens\": 5}",
-        R "\"lexical\": {\"weight\": 0.1}}", R "\"not_found_bias\": {\"base\": 0.1}}",
-        R "\"not_found_bias\": {\"score\": 0.1}}",
-        R "\"not_found_text\": \"\"}", R "\"evidence_item\": \"{text}\"}", R "\"template_tail\": \"x\"}"};
+        S "\"layer_weights\": [1, 2]}", S "\"min_score\": 0}", S "\"attend_memory\": true}",
+        S "\"route_question_only\": false}", S "\"evidence_docs\": 5}", S "\"evidence_tokens\": 5}",
+        S "\"lexical\": {\"weight\": 0.1}}", S "\"not_found_bias\": {\"base\": 0.1}}",
+        S "\"not_found_bias\": {\"score\": 0.1}}",
+        R "\"not_found_text\": \"No\", \"not_found_by\": \"passage\"}",
+        R "\"not_found_text\": \"\"}", S "\"evidence_item\": \"{text}\"}", S "\"template_tail\": \"x\"}"};
     fixture *f = *state;
     msa_protocol p;
     msa_buf base = {0};
-    msa_test_text(f->dir, "msa_protocol.json", "{\"version\": 1, \"protocol\": \"router\"}");
+    msa_test_text(f->dir, "msa_protocol.json", R "\"not_found_text\": \"No\"}");
     assert_int_equal(msa_protocol_read(f->dir, 2, &p, NULL), MSA_OK);
     msa_protocol_print(&p, 2, &base);
     msa_protocol_free(&p);
