@@ -417,6 +417,31 @@ static void passages_are_read_alone(void **state)
     check_passages("cpu", 1e-4);
 }
 
+/* A prompt that begins with the words that were routed is computed as any other. */
+static void prompts_start_afresh(void **state)
+{
+    (void)state;
+    double lean[2];
+    for (int by_passage = 0; by_passage < 2; by_passage++) {
+        for (int same = 0; same < 2; same++) {
+            msa_test_world w;
+            msa_test_answer a;
+            msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_ROUTER, .n_docs = 1});
+            msa_protocol *p = &w.model->protocol;
+            msa_test_set(&p->not_found_text, "a");
+            msa_test_set(&p->question_before, same ? "" : "-");
+            msa_test_set(&p->answer_prompt, "{question}{evidence}=");
+            p->not_found_by_passage = by_passage;
+            ask(&w, question("abc?"), 200, &a);
+            assert_true(isfinite(a.a.not_found_lean));
+            lean[same] = a.a.not_found_lean;
+            msa_test_answers_free(&a, 1);
+            msa_test_world_close(&w);
+        }
+        assert_true(lean[0] == lean[1]);
+    }
+}
+
 /* Above nothing the text stands there and nothing was generated; below, the answer
  * does not begin so, however much the model wants to. */
 static void passages_decide(void **state)
@@ -873,6 +898,7 @@ int main(void)
         cmocka_unit_test(stops_and_not_found),
         cmocka_unit_test(a_bias_decides_where_an_answer_begins),
         cmocka_unit_test(passages_are_read_alone),
+        cmocka_unit_test(prompts_start_afresh),
         cmocka_unit_test(passages_decide),
         cmocka_unit_test(empty_bank),
         cmocka_unit_test(withdrawn_and_few),
