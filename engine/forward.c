@@ -155,9 +155,8 @@ msa_rc msa_forward_keep(msa_model *m, const msa_layer *l, msa_forward *f, int64_
                         msa_err *err)
 {
     const msa_config *c = &m->config;
-    const msa_kern_weight *soon[2] = {l->o, l->gate_up};
     return msa_kern_qk_rope_store(m->kern, NULL, f->qkv, msa_config_heads(c), l->q_norm, l->k_norm,
-                                  c->rms_eps, f->pos, c->rope_theta, B, row_start, ck, cv, at, soon, err);
+                                  c->rms_eps, f->pos, c->rope_theta, B, row_start, ck, cv, at, err);
 }
 
 msa_rc msa_forward_finish(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err)

@@ -1,9 +1,11 @@
-/* CUDA: products of 1 to 4 rows, which read each weight once, and products of any shape.
+/* CUDA: products of few rows, which read each weight once, and products of any shape.
  *
- * What counts with few rows is how fast the weight arrives: 16-byte loads, eight in
- * flight a thread, and enough blocks of few weight rows each, whose threads share the
- * row's K, that all of the card pulls. The order of a sum depends on K alone, not on the
- * number of rows. */
+ * Decoding multiplies 1 to 16 rows with every weight, so what counts is how fast the
+ * weight arrives: 16-byte loads, four to eight in flight a thread, and enough blocks of few
+ * weight rows each, whose threads share the row's K, that all of the card pulls.
+ * Up to 4 rows are multiplied by ordinary arithmetic, up to 16 by tensor cores with
+ * the weight as the side of 16 rows. The order of a sum depends on K alone (and on
+ * which of the two it is), not on the number of rows. */
 #include "kernels/cuda_chain.h"
 #include "kernels/cuda_elem.h"
 #include "kernels/cuda_gemv.h"
@@ -38,22 +40,48 @@ static __device__ __forceinline__ uint4 load_often(const void *p, bool in)
     return v;
 }
 
-/* ---- 1 to 4 rows ------------------------------------------------------------------ */
+template <class T>
+static __device__ __forceinline__ void put(void *out, msa_linear_mode mode, int64_t at, float v)
+{
+    if (mode == MSA_LINEAR_ACT)
+        ((typename T::elem *)out)[at] = T::set(v);
+    else if (mode == MSA_LINEAR_F32)
+        ((float *)out)[at] = v;
+    else
+        ((float *)out)[at] += v;
+}
+
+/* ---- what both kernels of few rows share -------------------------------------------- */
+
+/* Row r of the R weight rows of place `at`. Gated, the first half are rows of the gate,
+ * the second the same rows of up. What lies past the last row is the last again. */
+static __device__ __forceinline__ const __nv_bfloat16 *weight_row(const msa_cuda_few &f, int64_t at, int r, int R)
+{
+    int64_t n = at * R + r;
+    if (f.gated) {
+        const int half = R / 2;
+        n = min(at * half + r % half, f.N / 2 - 1) + (r < half ? 0 : f.N / 2);
+    }
+    return (const __nv_bfloat16 *)f.W + min(n, f.N - 1) * f.K;
+}
+
+/* Stores the sum of row r of a place, or, gated, of gate's row r and up's. */
+static __device__ __forceinline__ void finish(const msa_cuda_few &f, int64_t at, int r, int R, int m, float sum,
+                                              float up)
+{
+    const int64_t n = at * (f.gated ? R / 2 : R) + r, N = f.gated ? f.N / 2 : f.N;
+    if (m >= f.M || n >= N)
+        return;
+    if (f.gated)
+        sum = __fdividef(sum, 1 + __expf(-sum)) * up;
+    put<msa_cuda_bf16>(f.out, f.mode, m * N + n, sum);
+}
+
+/* ---- up to 4 rows ----------------------------------------------------------------- */
 
 /* Weight rows of a block, its most threads, blocks that a multiprocessor should hold:
  * a weight of 2,560 rows is all in flight at once on 132 of them. */
 enum { GEMV_ROWS = 4, GEMV_THREADS = 192, GEMV_BLOCKS = 5, GEMV_BLOCKS_NORM = 3 };
-
-/* Row r of a block's weight rows. Gated, the first half are rows of the gate, the second
- * the same rows of up. What lies past the last row is the last again. */
-static __device__ __forceinline__ const __nv_bfloat16 *weight_row(const msa_cuda_few &f, int64_t block, int r)
-{
-    enum { HALF = GEMV_ROWS / 2 };
-    int64_t n = block * GEMV_ROWS + r;
-    if (f.gated)
-        n = min(block * HALF + r % HALF, f.N / 2 - 1) + (r < HALF ? 0 : f.N / 2);
-    return (const __nv_bfloat16 *)f.W + min(n, f.N - 1) * f.K;
-}
 
 /* Sums n values a lane over the warp; lane l gets value l / (32 / n). Each step
  * halves the values that a lane still carries. */
@@ -143,7 +171,7 @@ gemv_kernel(msa_cuda_few f, int ahead)
     const uint4 *w[GEMV_ROWS], *xs[M];
 #pragma unroll
     for (int r = 0; r < GEMV_ROWS; r++)
-        w[r] = (const uint4 *)weight_row(f, blockIdx.x, r);
+        w[r] = (const uint4 *)weight_row(f, blockIdx.x, r, GEMV_ROWS);
 #pragma unroll
     for (int m = 0; m < M; m++)
         xs[m] = (const uint4 *)f.x + min((int64_t)m, f.M - 1) * pieces * PARTS;
@@ -176,7 +204,7 @@ gemv_kernel(msa_cuda_few f, int ahead)
             const int64_t place = blockIdx.x + (last ? (int64_t)ahead : 0);
             const int from = last ? 0 : p0 + turn;
             if (place < gridDim.x && (NORM || !last || blockIdx.x < ahead))
-                want_later((const uint4 *)weight_row(f, place, threadIdx.x) + from,
+                want_later((const uint4 *)weight_row(f, place, threadIdx.x, GEMV_ROWS) + from,
                            16 * min(turn, pieces - from));
         }
         if (p0 == 0)
@@ -225,8 +253,84 @@ gemv_kernel(msa_cuda_few f, int ahead)
     const float factor = NORM ? 1 / sqrtf(total(&square[0][m], M) / (float)f.K + f.eps) : 1;
     const float first = total(&part[0][threadIdx.x], VALUES) * factor;
     const float up = f.gated ? total(&part[0][threadIdx.x + VALUES / 2], VALUES) * factor : 0;
-    const int outputs = f.gated ? GEMV_ROWS / 2 : GEMV_ROWS;
-    msa_cuda_few_put(f, m, (int64_t)blockIdx.x * outputs + threadIdx.x / M, first, up);
+    finish(f, blockIdx.x, threadIdx.x / M, GEMV_ROWS, m, first, up);
+}
+
+/* ---- up to 16 rows --------------------------------------------------------------------- */
+
+enum { MMA_ROWS = 16, MMA_STEP = 32, MMA_AHEAD = 4, MMA_WARPS = 8, MMA_PITCH = 20 };
+
+static __device__ __forceinline__ void mma(float c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                           uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/* A block: 16 weight rows; its warps take turns at steps of 32 columns. In a step a
+ * lane loads 8 consecutive columns of two weight rows and of one row of x an 8-row
+ * tile: the products pair them in another order than the columns', the same on both
+ * sides. */
+template <int TILES>
+static __global__ void __launch_bounds__(32 * MMA_WARPS) mma_kernel(msa_cuda_few f)
+{
+    __shared__ float part[MMA_WARPS][8 * TILES][MMA_PITCH];
+    const int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
+    const int g = lane / 4, t = lane % 4;
+    const int64_t K = f.K;
+    const __nv_bfloat16 *w0 = weight_row(f, blockIdx.x, g, MMA_ROWS) + t * 8;
+    const __nv_bfloat16 *w1 = weight_row(f, blockIdx.x, g + 8, MMA_ROWS) + t * 8;
+    const __nv_bfloat16 *xs[TILES];
+#pragma unroll
+    for (int i = 0; i < TILES; i++)
+        xs[i] = (const __nv_bfloat16 *)f.x + min((int64_t)i * 8 + g, f.M - 1) * K + t * 8;
+    float acc[TILES][4] = {{0}};
+    msa_cuda_let_next();
+    const int64_t end = K - t * 8; /* what lies from here on is another row's */
+    for (int64_t k = warp * MMA_STEP; k < K; k += (int64_t)warps * MMA_STEP * MMA_AHEAD) {
+        uint4 a[MMA_AHEAD][2], b[MMA_AHEAD][TILES];
+#pragma unroll
+        for (int u = 0; u < MMA_AHEAD; u++) {
+            const int64_t at = k + (int64_t)u * warps * MMA_STEP;
+            a[u][0] = load_once(w0 + at, at < end);
+            a[u][1] = load_once(w1 + at, at < end);
+        }
+        if (k == warp * MMA_STEP)
+            msa_cuda_wait_previous();
+#pragma unroll
+        for (int u = 0; u < MMA_AHEAD; u++) {
+            const int64_t at = k + (int64_t)u * warps * MMA_STEP;
+#pragma unroll
+            for (int i = 0; i < TILES; i++)
+                b[u][i] = load_often(xs[i] + at, at < end);
+        }
+        __syncwarp(); /* keeps the compiler from moving each load to its use */
+#pragma unroll
+        for (int u = 0; u < MMA_AHEAD; u++)
+#pragma unroll
+            for (int i = 0; i < TILES; i++) {
+                mma(acc[i], a[u][0].x, a[u][1].x, a[u][0].y, a[u][1].y, b[u][i].x, b[u][i].y);
+                mma(acc[i], a[u][0].z, a[u][1].z, a[u][0].w, a[u][1].w, b[u][i].z, b[u][i].w);
+            }
+    }
+#pragma unroll
+    for (int i = 0; i < TILES; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            part[warp][i * 8 + 2 * t + j % 2][g + j / 2 * 8] = acc[i][j];
+    __syncthreads();
+    const int R = f.gated ? MMA_ROWS / 2 : MMA_ROWS;
+    for (int e = threadIdx.x; e < 8 * TILES * R; e += blockDim.x) {
+        const int m = e / R, r = e % R;
+        float sum = 0, up = 0;
+        for (int i = 0; i < warps; i++)
+            sum += part[i][m][r];
+        for (int i = 0; f.gated && i < warps; i++)
+            up += part[i][m][r + R];
+        finish(f, blockIdx.x, r, MMA_ROWS, m, sum, up);
+    }
 }
 
 /* ---- any shape ------------------------------------------------------------------------------ */
@@ -253,7 +357,7 @@ static __global__ void any_kernel(const typename T::elem *W, const typename T::e
             __syncthreads();
         }
         if (m0 + ty < M && n0 + tx < N)
-            msa_cuda_put<T>(out, mode, (m0 + ty) * N + n0 + tx, sum);
+            put<T>(out, mode, (m0 + ty) * N + n0 + tx, sum);
     }
 }
 
@@ -272,21 +376,34 @@ static int warps_for(int64_t steps, int64_t ahead, int64_t most)
     return (int)ceil_div(steps, ahead * turns);
 }
 
-void msa_cuda_linear_gemv(const msa_cuda_few *f, cudaStream_t s)
+bool msa_cuda_few_rows(int64_t M, int64_t N, int64_t K)
 {
-    const unsigned blocks = (unsigned)ceil_div(f->N, GEMV_ROWS); /* gated, N is even and so is GEMV_ROWS */
-    const int threads = 32 * warps_for(ceil_div(f->K, 8 * 32), 2, GEMV_THREADS / 32);
-    const int ahead = (f->gamma ? GEMV_BLOCKS_NORM : GEMV_BLOCKS) * SMS * GEMV_THREADS / threads;
-    if (f->gamma)
+    return M <= 16 && K % 8 == 0 && K <= INT32_MAX && N <= INT32_MAX;
+}
+
+bool msa_cuda_few_norms(int64_t M) { return M <= 4; }
+
+void msa_cuda_linear_few(const msa_cuda_few *f, cudaStream_t s)
+{
+    const int64_t places = f->gated ? f->N / 2 : f->N; /* weight rows, or pairs of them */
+    const int per = f->gated ? 2 : 1;
+    const unsigned gemv_blocks = (unsigned)ceil_div(places, GEMV_ROWS / per);
+    const unsigned mma_blocks = (unsigned)ceil_div(places, MMA_ROWS / per);
+    const int gemv_threads = 32 * warps_for(ceil_div(f->K, 8 * 32), 2, GEMV_THREADS / 32);
+    const int mma_threads = 32 * warps_for(ceil_div(f->K, MMA_STEP), MMA_AHEAD, MMA_WARPS);
+    const int ahead = (f->gamma ? GEMV_BLOCKS_NORM : GEMV_BLOCKS) * SMS * GEMV_THREADS / gemv_threads;
+    if (f->M <= 4 && f->gamma)
         msa_cuda_follow(f->M == 1   ? gemv_kernel<1, true>
                         : f->M == 2 ? gemv_kernel<2, true>
                                     : gemv_kernel<4, true>,
-                        blocks, threads, s, *f, ahead);
-    else
+                        gemv_blocks, gemv_threads, s, *f, ahead);
+    else if (f->M <= 4)
         msa_cuda_follow(f->M == 1   ? gemv_kernel<1, false>
                         : f->M == 2 ? gemv_kernel<2, false>
                                     : gemv_kernel<4, false>,
-                        blocks, threads, s, *f, ahead);
+                        gemv_blocks, gemv_threads, s, *f, ahead);
+    else
+        msa_cuda_follow(f->M <= 8 ? mma_kernel<1> : mma_kernel<2>, mma_blocks, mma_threads, s, *f);
 }
 
 void msa_cuda_linear_any(msa_dtype act, const void *W, const void *x, int64_t M, int64_t N, int64_t K, void *out,

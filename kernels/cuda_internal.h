@@ -133,8 +133,7 @@ msa_rc msa_cuda_cache_store(msa_kern *k, msa_kern_stream *st, const void *qkv, m
 msa_rc msa_cuda_qk_rope_store(msa_kern *k, msa_kern_stream *st, void *qkv, msa_kern_heads h,
                               const float *q_gamma, const float *k_gamma, float eps,
                               const int64_t *pos, double theta, int64_t B, const int64_t *row_start,
-                              void *const *ck, void *const *cv, const int64_t *at,
-                              const msa_kern_weight *const *soon, msa_err *err);
+                              void *const *ck, void *const *cv, const int64_t *at, msa_err *err);
 msa_rc msa_cuda_swiglu(msa_kern *k, msa_kern_stream *st, const void *gu, int64_t M, int64_t I,
                        void *out, msa_err *err);
 msa_rc msa_cuda_gather(msa_kern *k, msa_kern_stream *st, const float *x, int64_t E,

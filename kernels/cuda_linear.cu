@@ -307,7 +307,8 @@ msa_rc msa_cuda_linear(msa_kern *k, msa_kern_stream *st, const msa_kern_weight *
     const bool aligned = K * msa_dtype_bytes(act) % 16 == 0 && msa_cuda_aligned(x);
     if (act == MSA_BF16 && aligned && msa_cuda_few_rows(M, N, K)) {
         const msa_cuda_few few = {W, x, M, N, K, out, mode, false, NULL, 0, NULL};
-        return msa_cuda_linear_few(&few, s, err);
+        msa_cuda_linear_few(&few, s);
+        MSA_CUDA_LAUNCHED("linear");
     }
     product p;
     msa_rc rc = algos_open(c, err);
@@ -333,7 +334,7 @@ msa_rc msa_cuda_norm_linear(msa_kern *k, msa_kern_stream *st, const float *x, co
     const int64_t N = weight->N, K = weight->K;
     const bool few = k->info.act == MSA_BF16 && msa_cuda_few_rows(M, N, K) && msa_cuda_aligned(x) &&
                      msa_cuda_aligned(gamma) && msa_cuda_aligned(xn);
-    const bool norms = few && M <= MSA_CUDA_GEMV_ROWS;
+    const bool norms = few && msa_cuda_few_norms(M);
     if (!norms) {
         msa_rc rc = msa_cuda_rms_norm(k, st, x, gamma, eps, M, K, xn, err);
         if (rc == MSA_OK && !(few && gu)) {
@@ -350,5 +351,6 @@ msa_rc msa_cuda_norm_linear(msa_kern *k, msa_kern_stream *st, const float *x, co
         return MSA_OK;
     const msa_cuda_few product = {W, norms ? (const void *)x : xn, M, N, K, out, MSA_LINEAR_ACT, gu != NULL,
                                   norms ? gamma : NULL, eps, xn};
-    return msa_cuda_linear_few(&product, msa_cuda_stream(k, st), err);
+    msa_cuda_linear_few(&product, msa_cuda_stream(k, st));
+    MSA_CUDA_LAUNCHED("norm_linear");
 }

@@ -248,45 +248,22 @@ static __device__ void store_places(const store_to &s, int64_t r, int64_t bytes,
     places[1] = s.cv[lo] + at;
 }
 
-/* Weights that products behind the attention read: the first `bytes` of rows `pitch` bytes apart
- * are asked for in the L2 cache, by blocks of their own. */
-struct fetch_list {
-    const char *at[2];
-    int64_t rows[2], pitch[2];
-    int32_t bytes[2], blocks;
-};
-
-static __device__ void fetch(const fetch_list &list, int64_t thread, int64_t threads)
-{
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-        for (int64_t r = thread; r < list.rows[i]; r += threads)
-            asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(list.at[i] + r * list.pitch[i]),
-                         "r"(list.bytes[i]));
-}
-
 /* bf16 heads of 8*L elements, L lanes each: a lane holds 8 numbers, its partner half
  * a head away the 8 that they are rotated with. The rotations of a block's rows are
  * computed once; blocks side by side on y share the heads of few rows. STORE: K and V also
  * go to their caches, qkv being row `first` of the call. What no kernel writes is read before
- * the kernel in front has ended. The last blocks on x have nothing to rotate: they fetch. */
-enum { ROPE_ROWS = 4, ROPE_THREADS = 256, ROPE_WARPS = ROPE_THREADS / 32, ROPE_SHARE = 8 };
+ * the kernel in front has ended. */
+enum { ROPE_ROWS = 4, ROPE_THREADS = 256, ROPE_WARPS = ROPE_THREADS / 32 };
 template <int L, bool STORE>
 static __global__ void __launch_bounds__(ROPE_THREADS)
 rope_kernel(__nv_bfloat16 *qkv, int64_t M, int H, int G, const float *q_gamma, const float *k_gamma,
-            float eps, const int64_t *pos, double step, int64_t first, store_to to, fetch_list soon)
+            float eps, const int64_t *pos, double step, int64_t first, store_to to)
 {
     enum { D = 8 * L, HALF = D / 2, AT_ONCE = 32 / L };
     __shared__ float2 turn[ROPE_ROWS][8][L / 2]; /* pair 8*i + j at [j][i], for lanes side by side */
     __shared__ char *places[ROPE_ROWS][2];
     __shared__ float4 gammas[2][D / 4];
     msa_cuda_let_next();
-    const int fetcher = (int)(blockIdx.x - (gridDim.x - soon.blocks));
-    if (STORE && fetcher >= 0) {
-        fetch(soon, (int64_t)(fetcher * gridDim.y + blockIdx.y) * ROPE_THREADS + threadIdx.x,
-              (int64_t)soon.blocks * gridDim.y * ROPE_THREADS);
-        return;
-    }
     for (int t = threadIdx.x; q_gamma && t < D / 2; t += ROPE_THREADS)
         gammas[t / (D / 4)][t % (D / 4)] = ((const float4 *)(t < D / 4 ? q_gamma : k_gamma))[t % (D / 4)];
     const int64_t row0 = (int64_t)blockIdx.x * ROPE_ROWS;
@@ -404,16 +381,16 @@ static bool rope_wide(const msa_kern *k, const void *qkv, int64_t M, msa_kern_he
 template <bool STORE>
 static void rope_launch(cudaStream_t s, void *qkv, int64_t M, msa_kern_heads h, const float *q_gamma,
                         const float *k_gamma, float eps, const int64_t *pos, double step, int64_t first,
-                        store_to to, fetch_list soon)
+                        store_to to)
 {
     const int64_t blocks = ceil_div(M, ROPE_ROWS);
-    const dim3 grid((unsigned)(blocks + soon.blocks), blocks <= 16 ? ROPE_SHARE : 1);
+    const dim3 grid((unsigned)blocks, blocks <= 16 ? 8 : 1);
     if (h.D == 128)
         msa_cuda_follow(rope_kernel<16, STORE>, grid, ROPE_THREADS, s, (__nv_bfloat16 *)qkv, M, h.H, h.G,
-                        q_gamma, k_gamma, eps, pos, step, first, to, soon);
+                        q_gamma, k_gamma, eps, pos, step, first, to);
     else
         msa_cuda_follow(rope_kernel<8, STORE>, grid, ROPE_THREADS, s, (__nv_bfloat16 *)qkv, M, h.H, h.G,
-                        q_gamma, k_gamma, eps, pos, step, first, to, soon);
+                        q_gamma, k_gamma, eps, pos, step, first, to);
 }
 
 static double rope_step(msa_kern_heads h, double theta) { return log2(theta) / (double)(h.D / 2); }
@@ -429,7 +406,7 @@ msa_rc msa_cuda_qk_rope(msa_kern *k, msa_kern_stream *st, void *qkv, int64_t M, 
         return MSA_OK;
     const cudaStream_t s = msa_cuda_stream(k, st);
     if (rope_wide(k, qkv, M, h, q_gamma, k_gamma))
-        rope_launch<false>(s, qkv, M, h, q_gamma, k_gamma, eps, pos, rope_step(h, theta), 0, store_to(), fetch_list());
+        rope_launch<false>(s, qkv, M, h, q_gamma, k_gamma, eps, pos, rope_step(h, theta), 0, store_to());
     else
         FOR_ACT(k, msa_cuda_follow(rope_any_kernel<T>, grid_of(M), 256, s, (T::elem *)qkv, M, h.H, h.G, h.D,
                                    q_gamma, k_gamma, eps, pos, rope_step(h, theta)));
@@ -498,33 +475,10 @@ msa_rc msa_cuda_cache_store(msa_kern *k, msa_kern_stream *st, const void *qkv, m
     MSA_CUDA_LAUNCHED("cache_store");
 }
 
-/* What is fetched while attention of M rows works: all of the first weight, as many columns of
- * the second as memory brings in the time that attention needs and the L2 cache keeps. More
- * rows' attention reads so many keys that nothing would stay. */
-enum { FETCH_ROWS = 16, FETCH_BYTES = 32 << 20, FETCH_BLOCKS = 17 };
-
-static fetch_list fetch_of(const msa_kern_weight *const *soon, int64_t M)
-{
-    fetch_list list = {};
-    int64_t left = FETCH_BYTES;
-    for (int i = 0; soon && M <= FETCH_ROWS && i < 2; i++) {
-        if (!soon[i] || soon[i]->K % 8)
-            continue;
-        const int64_t row = soon[i]->K * 2, most = left / soon[i]->N / 128 * 128;
-        list.at[i] = (const char *)((const msa_cuda_weight *)soon[i])->w;
-        list.pitch[i] = row;
-        list.bytes[i] = (int32_t)(row < most ? row : most);
-        list.rows[i] = list.bytes[i] > 0 ? soon[i]->N : 0;
-        left -= list.rows[i] * list.bytes[i];
-        list.blocks = FETCH_BLOCKS;
-    }
-    return list;
-}
-
 msa_rc msa_cuda_qk_rope_store(msa_kern *k, msa_kern_stream *st, void *qkv, msa_kern_heads h, const float *q_gamma,
                               const float *k_gamma, float eps, const int64_t *pos, double theta, int64_t B,
                               const int64_t *row_start, void *const *ck, void *const *cv, const int64_t *at,
-                              const msa_kern_weight *const *soon, msa_err *err)
+                              msa_err *err)
 {
     msa_cuda *c = msa_cuda_of(k);
     const int64_t first = row_start[0], M = row_start[B] - first;
@@ -533,17 +487,16 @@ msa_rc msa_cuda_qk_rope_store(msa_kern *k, msa_kern_stream *st, void *qkv, msa_k
         msa_rc rc = msa_cuda_qk_rope(k, st, rows, M, h, q_gamma, k_gamma, eps, pos + first, theta, err);
         return rc < 0 ? rc : msa_cuda_cache_store(k, st, qkv, h, B, row_start, ck, cv, at, err);
     }
-    const fetch_list fetched = fetch_of(soon, M);
-    const void *pointers[] = {rows, q_gamma, k_gamma, pos, fetched.at[0], fetched.at[1]};
+    const void *pointers[] = {rows, q_gamma, k_gamma, pos};
     const int64_t numbers[] = {first, M, h.H, h.G, h.D, B, __builtin_bit_cast(int32_t, eps),
                                __builtin_bit_cast(int64_t, theta)};
-    const bool noted = msa_cuda_noted(c, "qk_rope_store", pointers, 6, numbers, 8);
+    const bool noted = msa_cuda_noted(c, "qk_rope_store", pointers, 4, numbers, 8);
     store_to to;
     msa_rc rc = store_args(c, st, B, row_start, ck, cv, at, &to, err);
     if (rc < 0 || noted)
         return rc;
     rope_launch<true>(msa_cuda_stream(k, st), rows, M, h, q_gamma, k_gamma, eps, pos + first,
-                      rope_step(h, theta), first, to, fetched);
+                      rope_step(h, theta), first, to);
     MSA_CUDA_LAUNCHED("qk_rope_store");
 }
 

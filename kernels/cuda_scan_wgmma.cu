@@ -7,9 +7,9 @@
  * What is read once stays: columns when all of them fit into their ring, keys of a tile
  * when the ring holds the whole width. Columns that do not stay are read by two blocks
  * together, half a slab each, so that they leave the L2 cache once for both. */
+#include <cudaTypedefs.h>
 #include <limits.h>
 
-#include "kernels/cuda_map.h"
 #include "kernels/cuda_scan.h"
 #include "kernels/cuda_wgmma.h"
 
@@ -365,6 +365,37 @@ bool msa_cuda_scan_fast_fits(const msa_cuda *c, const msa_cuda_scan_fast *a)
            a->stride < (int64_t)1 << 38 && shape_choose(c, a, &s);
 }
 
+static msa_rc map_rows(CUtensorMap *map, const void *rows, msa_dtype t, int64_t stride, int64_t W,
+                       int64_t n, int64_t box, msa_err *err)
+{
+    static PFN_cuTensorMapEncodeTiled_v12000 known;
+    PFN_cuTensorMapEncodeTiled_v12000 encode = __atomic_load_n(&known, __ATOMIC_ACQUIRE);
+    if (!encode) {
+        void *f = NULL;
+        cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+        MSA_CUDA_TRY(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000,
+                                                      cudaEnableDefault, &found));
+        if (found != cudaDriverEntryPointSuccess || !f)
+            return msa_err_set(err, MSA_FATAL, MSA_E_UNAVAILABLE,
+                               "the CUDA driver has no tensor maps");
+        encode = (PFN_cuTensorMapEncodeTiled_v12000)f;
+        __atomic_store_n(&known, encode, __ATOMIC_RELEASE);
+    }
+    const cuuint64_t dims[2] = {(cuuint64_t)W, (cuuint64_t)n};
+    const cuuint64_t pitch[1] = {(cuuint64_t)(stride * element_bytes(t))};
+    const cuuint32_t boxes[2] = {(cuuint32_t)(SLAB / element_bytes(t)), (cuuint32_t)box};
+    const cuuint32_t steps[2] = {1, 1};
+    CUresult rc = encode(map, t == MSA_I8 ? CU_TENSOR_MAP_DATA_TYPE_UINT8
+                                          : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                         2, (void *)rows, dims, pitch, boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                         CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                         CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    if (rc != CUDA_SUCCESS)
+        return msa_err_set(err, MSA_FATAL, MSA_E_INTERNAL, "scan: a tensor map was refused (%d)",
+                           (int)rc);
+    return MSA_OK;
+}
+
 typedef void scan_kernel(CUtensorMap, CUtensorMap, struct scan_args);
 
 template <typename acc> static scan_kernel *kernel_of(const struct shape *s)
@@ -383,9 +414,9 @@ msa_rc msa_cuda_scan_fast_run(msa_cuda *c, cudaStream_t st, const msa_cuda_scan_
     if (!shape_choose(c, a, &s))
         return msa_err_set(err, MSA_FATAL, MSA_E_INTERNAL, "scan: a shape the fast path lacks");
     CUtensorMap keys, columns;
-    msa_rc rc = msa_cuda_map_rows(&keys, a->rk, a->dtype, a->stride, a->W, a->C, s.MT * 128, err);
+    msa_rc rc = map_rows(&keys, a->rk, a->dtype, a->stride, a->W, a->C, s.MT * 128, err);
     if (rc < 0 ||
-        (rc = msa_cuda_map_rows(&columns, a->columns, a->dtype, a->W, a->W, a->n_columns, s.NT / s.p.cluster,
+        (rc = map_rows(&columns, a->columns, a->dtype, a->W, a->W, a->n_columns, s.NT / s.p.cluster,
                        err)) < 0)
         return rc;
     struct scan_args args = {s.p, a->C, (int32_t)a->n_columns,

@@ -194,8 +194,6 @@ template <int N> static __device__ __forceinline__ void wgmma_keep(int32_t (&d)[
         c((d)[(i) + 5]), c((d)[(i) + 6]), c((d)[(i) + 7])
 #define MSA_R32(c, d, i) \
     MSA_R8(c, d, i), MSA_R8(c, d, (i) + 8), MSA_R8(c, d, (i) + 16), MSA_R8(c, d, (i) + 24)
-#define MSA_N8 "%0,%1,%2,%3,%4,%5,%6,%7"
-#define MSA_N16 MSA_N8 ",%8,%9,%10,%11,%12,%13,%14,%15"
 #define MSA_N32                                                                        \
     "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"                           \
     "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
@@ -224,16 +222,12 @@ template <int N> static __device__ __forceinline__ void wgmma_keep(int32_t (&d)[
                      : values(letter, d)                                                    \
                      : "l"(a), "l"(b), "r"(add));                                           \
     }
-#define MSA_V8(c, d) MSA_R8(c, d, 0)
-#define MSA_V16(c, d) MSA_V8(c, d), MSA_R8(c, d, 8)
 #define MSA_V32(c, d) MSA_R32(c, d, 0)
 #define MSA_V64(c, d) MSA_V32(c, d), MSA_R32(c, d, 32)
 #define MSA_V96(c, d) MSA_V64(c, d), MSA_R32(c, d, 64)
 #define MSA_V128(c, d) MSA_V96(c, d), MSA_R32(c, d, 96)
 #define MSA_BF16_KIND "k16.f32.bf16.bf16"
 #define MSA_S8_KIND "k32.s32.s8.s8"
-MSA_WGMMA(float, "+f", "16", 8, MSA_N8, MSA_V8, "8", "9", "10", MSA_BF16_KIND, ", 1, 1, 0, 0")
-MSA_WGMMA(float, "+f", "32", 16, MSA_N16, MSA_V16, "16", "17", "18", MSA_BF16_KIND, ", 1, 1, 0, 0")
 MSA_WGMMA(float, "+f", "64", 32, MSA_N32, MSA_V32, "32", "33", "34", MSA_BF16_KIND, ", 1, 1, 0, 0")
 MSA_WGMMA(float, "+f", "128", 64, MSA_N64, MSA_V64, "64", "65", "66", MSA_BF16_KIND, ", 1, 1, 0, 0")
 MSA_WGMMA(float, "+f", "192", 96, MSA_N96, MSA_V96, "96", "97", "98", MSA_BF16_KIND, ", 1, 1, 0, 0")

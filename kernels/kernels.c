@@ -539,21 +539,18 @@ msa_rc msa_kern_cache_store(msa_kern *k, msa_kern_stream *st, const void *qkv, m
 msa_rc msa_kern_qk_rope_store(msa_kern *k, msa_kern_stream *st, void *qkv, msa_kern_heads h,
                               const float *q_gamma, const float *k_gamma, float eps,
                               const int64_t *pos, double theta, int64_t B, const int64_t *row_start,
-                              void *const *ck, void *const *cv, const int64_t *at,
-                              const msa_kern_weight *const *soon, msa_err *err)
+                              void *const *ck, void *const *cv, const int64_t *at, msa_err *err)
 {
     msa_rc rc = msa_kern_cache_store_args(k, qkv, h, B, row_start, ck, cv, at, err);
     if (rc < 0 || B == 0)
         return rc;
-    for (int i = 0; soon && i < 2; i++)
-        REFUSE(soon[i] && soon[i]->owner != k, "a weight belongs to another backend");
     rc = msa_kern_qk_rope_args(k, qkv, row_start[B], h, q_gamma, k_gamma, eps, pos, theta, err);
     const int64_t first = row_start[0], M = row_start[B] - first;
     if (rc < 0 || M == 0)
         return rc;
     if (k->ops->qk_rope_store)
         return k->ops->qk_rope_store(k, st, qkv, h, q_gamma, k_gamma, eps, pos, theta, B, row_start, ck,
-                                     cv, at, soon, err);
+                                     cv, at, err);
     rc = k->ops->qk_rope(k, st, (char *)qkv + first * (h.H + 2 * h.G) * h.D * msa_dtype_bytes(k->info.act), M,
                          h, q_gamma, k_gamma, eps, pos + first, theta, err);
     return rc < 0 ? rc : k->ops->cache_store(k, st, qkv, h, B, row_start, ck, cv, at, err);

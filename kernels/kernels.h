@@ -231,14 +231,11 @@ msa_rc msa_kern_cache_store(msa_kern *k, msa_kern_stream *st, const void *qkv, m
                             int64_t B, const int64_t *row_start, void *const *ck, void *const *cv,
                             const int64_t *at, msa_err *err);
 
-/* qk_rope of rows row_start[0] .. row_start[B]-1 of qkv, in place, then cache_store of them.
- * soon: two weights (each may be NULL) of the products that will be asked for after attention,
- * or NULL. Attention leaves memory idle when rows are few; a backend may fetch them then. */
+/* qk_rope of rows row_start[0] .. row_start[B]-1 of qkv, in place, then cache_store of them. */
 msa_rc msa_kern_qk_rope_store(msa_kern *k, msa_kern_stream *st, void *qkv, msa_kern_heads h,
                               const float *q_gamma, const float *k_gamma, float eps,
                               const int64_t *pos, double theta, int64_t B, const int64_t *row_start,
-                              void *const *ck, void *const *cv, const int64_t *at,
-                              const msa_kern_weight *const *soon, msa_err *err);
+                              void *const *ck, void *const *cv, const int64_t *at, msa_err *err);
 
 /* out [M,I] act = silu(gate) * up; gu [M,2I] act holds gate, then up. */
 msa_rc msa_kern_swiglu(msa_kern *k, msa_kern_stream *st, const void *gu, int64_t M, int64_t I,

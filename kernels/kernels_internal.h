@@ -66,8 +66,7 @@ typedef struct msa_kern_ops {
     msa_rc (*qk_rope_store)(msa_kern *k, msa_kern_stream *st, void *qkv, msa_kern_heads h,
                             const float *q_gamma, const float *k_gamma, float eps,
                             const int64_t *pos, double theta, int64_t B, const int64_t *row_start,
-                            void *const *ck, void *const *cv, const int64_t *at,
-                            const msa_kern_weight *const *soon, msa_err *err);
+                            void *const *ck, void *const *cv, const int64_t *at, msa_err *err);
     msa_rc (*swiglu)(msa_kern *k, msa_kern_stream *st, const void *gu, int64_t M, int64_t I,
                      void *out, msa_err *err);
     /* NULL: rms_norm, linear and swiglu one after the other */

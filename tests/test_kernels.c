@@ -660,8 +660,7 @@ static void rotated_rows_are_kept(void **unused)
                     cv[b] = (void *)msa_elem_at(tc.p, s->act, (2 * b + 1) * size + (b == 2));
                 }
                 if (side) {
-                    OK(msa_kern_qk_rope_store(s->k, NULL, tx.p, h, gq, gk, 1e-6f, tp.p, 1e4, B, rows, ck, cv, at, NULL,
-                                              NULL));
+                    OK(msa_kern_qk_rope_store(s->k, NULL, tx.p, h, gq, gk, 1e-6f, tp.p, 1e4, B, rows, ck, cv, at, NULL));
                 } else {
                     OK(msa_kern_qk_rope(s->k, NULL, (void *)msa_elem_at(tx.p, s->act, width), M - 1, h, gq, gk, 1e-6f,
                                         (int64_t *)tp.p + 1, 1e4, NULL));

@@ -96,13 +96,12 @@ static void products_of_the_models(void **unused)
     }
 }
 
-/* Few rows take kernels of their own: what a block of them has of the weight, and how often
- * it begins again, depends on all of its shape. */
+/* Few rows take kernels of their own, whose turns along a row depend on its length. */
 static void products_of_few_rows(void **unused)
 {
     (void)unused;
-    static const int64_t shapes[][2] = {{70, 576}, {66, 2560}, {150, 4096}, {68, 9728}, {2200, 576}, {17000, 72}, {35000, 40}};
-    static const int64_t rows[] = {1, 2, 3, 4, 5, 16, 17, 33, 64};
+    static const int64_t shapes[][2] = {{70, 576}, {66, 2560}, {150, 4096}, {68, 9728}, {2200, 576}, {17000, 72}};
+    static const int64_t rows[] = {1, 2, 3, 4, 5, 8, 9, 16};
     MSA_EACH_SUBJECT(s) {
         msa_rand_seed(52);
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
@@ -153,7 +152,7 @@ static void norm_linear_case(const msa_subject *s, int64_t M, int64_t N, int64_t
 static void norm_linear_agrees(void **unused)
 {
     (void)unused;
-    static const int64_t rows[] = {1, 2, 3, 4, 5, 16, 17, 40, 65};
+    static const int64_t rows[] = {1, 2, 3, 4, 5, 8, 9, 16, 17, 40};
     static const int64_t shapes[][2] = {{2, 1}, {46, 75}, {70, 576}, {66, 2560}, {20, 4096}, {2120, 264}, {17000, 72}};
     MSA_EACH_SUBJECT(s) {
         msa_rand_seed(58);
@@ -518,9 +517,8 @@ static void layer_step(layer *l, int64_t key, int64_t B, int step, bool twice, f
         OK(msa_kern_qk_rope(k, NULL, l->row.p, B, h, gamma + l->E, gamma + l->E + h.D, 1e-6f, l->pos.p, 1e4, NULL));
         OK(msa_kern_cache_store(k, NULL, l->row.p, h, B, rows, ck, cv, at, NULL));
     } else {
-        const msa_kern_weight *soon[2] = {l->o, l->gate_up};
         OK(msa_kern_qk_rope_store(k, NULL, l->row.p, h, gamma + l->E, gamma + l->E + h.D, 1e-6f, l->pos.p, 1e4, B,
-                                  rows, ck, cv, at, soon, NULL));
+                                  rows, ck, cv, at, NULL));
     }
     OK(msa_kern_attn_memory(k, NULL, l->row.p, width, h, B, rows, segs, seg_start, caches, l->att.p, NULL));
     OK(msa_kern_linear(k, NULL, l->o, l->att.p, B, l->x.p, MSA_LINEAR_ADD, NULL));

@@ -481,9 +481,6 @@ static void group_wait(frame *f)
 
 static void together(frame *f) { meet(f, NULL, 0); }
 
-/* number, threads */
-static void block_barrier(frame *f) { msa_emu_sync((int)get(f, 0), (unsigned)get(f, 1), f->p->line); }
-
 /* ---- the text -------------------------------------------------------------------------------------------------- */
 
 static const struct {
@@ -515,7 +512,6 @@ static const struct {
     {"mbarrier.arrive.shared::", barrier_arrive},
     {"mbarrier.try_wait.parity.shared::cta.b64", barrier_try_wait},
     {"mapa.shared::cluster.u32", map_rank},
-    {"bar.sync", block_barrier},
     {"barrier.cluster.arrive.release", cluster_arrive},
     {"barrier.cluster.arrive.relaxed", cluster_arrive},
     {"barrier.cluster.wait.acquire", cluster_wait},

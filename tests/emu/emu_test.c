@@ -264,8 +264,7 @@ static void step_run(msa_kern *k, step_state *t, msa_dtype act, int64_t key, int
         }
         OK(msa_kern_rms_norm(k, NULL, t->x.p, t->gamma.p, 1e-6f, B, E, t->xn.p, NULL));
         OK(msa_kern_linear(k, NULL, t->qkv, t->xn.p, B, t->row.p, MSA_LINEAR_ACT, NULL));
-        OK(msa_kern_qk_rope_store(k, NULL, t->row.p, h, NULL, NULL, 0, t->pos.p, 1e4, B, rows, ck, cv, pos, NULL,
-                                  NULL));
+        OK(msa_kern_qk_rope_store(k, NULL, t->row.p, h, NULL, NULL, 0, t->pos.p, 1e4, B, rows, ck, cv, pos, NULL));
         OK(msa_kern_attn_memory(k, NULL, t->row.p, width, h, B, rows, NULL, none, c, t->att.p, NULL));
         OK(msa_kern_linear(k, NULL, t->o, t->att.p, B, t->x.p, MSA_LINEAR_ADD, NULL));
     }
