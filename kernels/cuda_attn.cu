@@ -200,8 +200,8 @@ static void plain_launch(cudaStream_t st, const msa_cuda_attn_call *call, int64_
  *
  * The keys of a sequence are split over the blocks of a cluster and their warps; partial
  * sums meet in shared memory, a warp's first, then those of the cluster. An SM holds 16
- * warps: blocks are of 8 where they are few, so that every warp has one block of 16 keys,
- * and of 4 where they are many, so that no second wave of them begins late. */
+ * warps: blocks are of 8 where they are few, and of 4 where they are so many that a second
+ * wave of them would begin late. */
 enum { DECODE_ROWS = 8, DECODE_KEYS = 16, DECODE_SPLITS = 8, DECODE_SM_WARPS = 16 };
 
 /* Where a key stands. A call's tables and the factors they name are no kernel's output
@@ -581,7 +581,7 @@ static msa_rc decode_launch(msa_cuda *c, cudaStream_t st, const msa_cuda_attn_ca
 {
     const float scale = (float)(MSA_LOG2E / sqrt((double)call->D));
     const int64_t units = call->n_seqs * call->G;
-    const int warps = units * DECODE_SPLITS <= DECODE_SM_WARPS / 8 * c->n_sms ? 8 : 4;
+    const int warps = 2 * units <= DECODE_SM_WARPS / 8 * c->n_sms ? 8 : 4; /* two blocks a unit, one wave */
     int splits = DECODE_SPLITS;
     if (units > INT_MAX)
         return msa_err_set(err, MSA_FATAL, MSA_E_INTERNAL, "attention: more rows than a grid holds");

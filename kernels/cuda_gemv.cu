@@ -1,9 +1,9 @@
 /* CUDA: products of few rows, which read each weight once, and products of any shape.
  *
- * Decoding multiplies 1 to 16 rows with every weight, so what counts is how fast the
- * weight arrives: 16-byte loads, four to eight in flight a thread, and enough blocks of few
+ * Decoding multiplies few rows with every weight, so what counts is how fast the
+ * weight arrives: 16-byte loads, eight in flight a thread, and enough blocks of few
  * weight rows each, whose threads share the row's K, that all of the card pulls.
- * Up to 4 rows are multiplied by ordinary arithmetic, up to 16 by tensor cores with
+ * One and two rows are multiplied by ordinary arithmetic, up to 8 by tensor cores with
  * the weight as the side of 16 rows. The order of a sum depends on K alone (and on
  * which of the two it is), not on the number of rows. */
 #include "kernels/cuda_chain.h"
@@ -77,11 +77,17 @@ static __device__ __forceinline__ void finish(const msa_cuda_few &f, int64_t at,
     put<msa_cuda_bf16>(f.out, f.mode, m * N + n, sum);
 }
 
-/* ---- up to 4 rows ----------------------------------------------------------------- */
+/* ---- one and two rows -------------------------------------------------------------- */
 
-/* Weight rows of a block, its most threads, blocks that a multiprocessor should hold:
- * a weight of 2,560 rows is all in flight at once on 132 of them. */
-enum { GEMV_ROWS = 4, GEMV_THREADS = 192, GEMV_BLOCKS = 5, GEMV_BLOCKS_NORM = 3 };
+/* A block's most threads, and blocks that a multiprocessor should hold: a weight of 2,560
+ * rows is all in flight at once on 132 of them. */
+enum { GEMV_MOST = 2, GEMV_THREADS = 192, GEMV_BLOCKS = 5, GEMV_BLOCKS_NORM = 2 };
+
+/* Weight rows of a block. With a norm, x and gamma are as many bytes as four of them, and so
+ * more of them share these. */
+template <int M, bool NORM> struct gemv_shape {
+    enum { ROWS = M == 1 && NORM ? 8 : 4 };
+};
 
 /* Sums n values a lane over the warp; lane l gets value l / (32 / n). Each step
  * halves the values that a lane still carries. */
@@ -113,9 +119,9 @@ static __device__ __forceinline__ float warp_sum(float v)
 }
 
 /* Pieces of 8 numbers: of bf16 one load, of f32 two. */
-template <bool NORM, int M>
-static __device__ __forceinline__ void multiply(const uint4 w[GEMV_ROWS], const uint4 x[M][1 + NORM],
-                                                const uint4 gamma[1 + NORM], float acc[GEMV_ROWS * M],
+template <bool NORM, int M, int R>
+static __device__ __forceinline__ void multiply(const uint4 w[R], const uint4 x[M][1 + NORM],
+                                                const uint4 gamma[1 + NORM], float acc[R * M],
                                                 float squares[M])
 {
 #pragma unroll
@@ -135,7 +141,7 @@ static __device__ __forceinline__ void multiply(const uint4 w[GEMV_ROWS], const 
             msa_cuda_bf16::unpack(x[m][0], a);
         }
 #pragma unroll
-        for (int r = 0; r < GEMV_ROWS; r++) {
+        for (int r = 0; r < R; r++) {
             float b[8];
             msa_cuda_bf16::unpack(w[r], b);
 #pragma unroll
@@ -165,13 +171,13 @@ template <int M, bool NORM>
 static __global__ void __launch_bounds__(GEMV_THREADS, M > 1 ? 1 : NORM ? GEMV_BLOCKS_NORM : GEMV_BLOCKS)
 gemv_kernel(msa_cuda_few f, int ahead)
 {
-    enum { VALUES = GEMV_ROWS * M, PARTS = 1 + NORM };
+    enum { R = gemv_shape<M, NORM>::ROWS, VALUES = R * M, PARTS = 1 + NORM };
     __shared__ float part[GEMV_THREADS / 32][VALUES], square[GEMV_THREADS / 32][M];
     const int pieces = (int)(f.K / 8), turn = 2 * blockDim.x;
-    const uint4 *w[GEMV_ROWS], *xs[M];
+    const uint4 *w[R], *xs[M];
 #pragma unroll
-    for (int r = 0; r < GEMV_ROWS; r++)
-        w[r] = (const uint4 *)weight_row(f, blockIdx.x, r, GEMV_ROWS);
+    for (int r = 0; r < R; r++)
+        w[r] = (const uint4 *)weight_row(f, blockIdx.x, r, R);
 #pragma unroll
     for (int m = 0; m < M; m++)
         xs[m] = (const uint4 *)f.x + min((int64_t)m, f.M - 1) * pieces * PARTS;
@@ -185,12 +191,12 @@ gemv_kernel(msa_cuda_few f, int ahead)
     msa_cuda_let_next();
     for (int p0 = 0; p0 < pieces; p0 += turn) {
         const int p = p0 + threadIdx.x, q = p + blockDim.x;
-        uint4 a[GEMV_ROWS], b[GEMV_ROWS], xa[M][PARTS], xb[M][PARTS], ga[PARTS], gb[PARTS];
+        uint4 a[R], b[R], xa[M][PARTS], xb[M][PARTS], ga[PARTS], gb[PARTS];
 #pragma unroll
-        for (int r = 0; r < GEMV_ROWS; r++)
+        for (int r = 0; r < R; r++)
             a[r] = load_once(w[r] + p, p < pieces);
 #pragma unroll
-        for (int r = 0; r < GEMV_ROWS; r++)
+        for (int r = 0; r < R; r++)
             b[r] = load_once(w[r] + q, q < pieces);
         if (NORM) {
 #pragma unroll
@@ -199,12 +205,12 @@ gemv_kernel(msa_cuda_few f, int ahead)
                 gb[i] = load_often((const uint4 *)f.gamma + PARTS * q + i, q < pieces);
             }
         }
-        if (threadIdx.x < GEMV_ROWS) {
+        if (threadIdx.x < R) {
             const bool last = p0 + turn >= pieces;
             const int64_t place = blockIdx.x + (last ? (int64_t)ahead : 0);
             const int from = last ? 0 : p0 + turn;
             if (place < gridDim.x && (NORM || !last || blockIdx.x < ahead))
-                want_later((const uint4 *)weight_row(f, place, threadIdx.x, GEMV_ROWS) + from,
+                want_later((const uint4 *)weight_row(f, place, threadIdx.x, R) + from,
                            16 * min(turn, pieces - from));
         }
         if (p0 == 0)
@@ -216,8 +222,8 @@ gemv_kernel(msa_cuda_few f, int ahead)
                 xa[m][i] = load_often(xs[m] + PARTS * p + i, p < pieces);
                 xb[m][i] = load_often(xs[m] + PARTS * q + i, q < pieces);
             }
-        multiply<NORM, M>(a, xa, ga, acc, squares);
-        multiply<NORM, M>(b, xb, gb, acc, squares);
+        multiply<NORM, M, R>(a, xa, ga, acc, squares);
+        multiply<NORM, M, R>(b, xb, gb, acc, squares);
     }
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const float sum = fold<VALUES>(acc, lane);
@@ -253,12 +259,12 @@ gemv_kernel(msa_cuda_few f, int ahead)
     const float factor = NORM ? 1 / sqrtf(total(&square[0][m], M) / (float)f.K + f.eps) : 1;
     const float first = total(&part[0][threadIdx.x], VALUES) * factor;
     const float up = f.gated ? total(&part[0][threadIdx.x + VALUES / 2], VALUES) * factor : 0;
-    finish(f, blockIdx.x, threadIdx.x / M, GEMV_ROWS, m, first, up);
+    finish(f, blockIdx.x, threadIdx.x / M, R, m, first, up);
 }
 
-/* ---- up to 16 rows --------------------------------------------------------------------- */
+/* ---- up to 8 rows ---------------------------------------------------------------------- */
 
-enum { MMA_ROWS = 16, MMA_STEP = 32, MMA_AHEAD = 4, MMA_WARPS = 8, MMA_PITCH = 20 };
+enum { MMA_MOST = 8, MMA_ROWS = 16, MMA_STEP = 32, MMA_AHEAD = 4, MMA_WARPS = 8, MMA_PITCH = 20 };
 
 static __device__ __forceinline__ void mma(float c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
                                            uint32_t b0, uint32_t b1)
@@ -270,27 +276,22 @@ static __device__ __forceinline__ void mma(float c[4], uint32_t a0, uint32_t a1,
 }
 
 /* A block: 16 weight rows; its warps take turns at steps of 32 columns. In a step a
- * lane loads 8 consecutive columns of two weight rows and of one row of x an 8-row
- * tile: the products pair them in another order than the columns', the same on both
- * sides. */
-template <int TILES>
+ * lane loads 8 consecutive columns of two weight rows and of one row of x: the products pair
+ * them in another order than the columns', the same on both sides. */
 static __global__ void __launch_bounds__(32 * MMA_WARPS) mma_kernel(msa_cuda_few f)
 {
-    __shared__ float part[MMA_WARPS][8 * TILES][MMA_PITCH];
+    __shared__ float part[MMA_WARPS][MMA_MOST][MMA_PITCH];
     const int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
     const int g = lane / 4, t = lane % 4;
     const int64_t K = f.K;
     const __nv_bfloat16 *w0 = weight_row(f, blockIdx.x, g, MMA_ROWS) + t * 8;
     const __nv_bfloat16 *w1 = weight_row(f, blockIdx.x, g + 8, MMA_ROWS) + t * 8;
-    const __nv_bfloat16 *xs[TILES];
-#pragma unroll
-    for (int i = 0; i < TILES; i++)
-        xs[i] = (const __nv_bfloat16 *)f.x + min((int64_t)i * 8 + g, f.M - 1) * K + t * 8;
-    float acc[TILES][4] = {{0}};
+    const __nv_bfloat16 *x = (const __nv_bfloat16 *)f.x + min((int64_t)g, f.M - 1) * K + t * 8;
+    float acc[4] = {0};
     msa_cuda_let_next();
     const int64_t end = K - t * 8; /* what lies from here on is another row's */
     for (int64_t k = warp * MMA_STEP; k < K; k += (int64_t)warps * MMA_STEP * MMA_AHEAD) {
-        uint4 a[MMA_AHEAD][2], b[MMA_AHEAD][TILES];
+        uint4 a[MMA_AHEAD][2], b[MMA_AHEAD];
 #pragma unroll
         for (int u = 0; u < MMA_AHEAD; u++) {
             const int64_t at = k + (int64_t)u * warps * MMA_STEP;
@@ -302,27 +303,21 @@ static __global__ void __launch_bounds__(32 * MMA_WARPS) mma_kernel(msa_cuda_few
 #pragma unroll
         for (int u = 0; u < MMA_AHEAD; u++) {
             const int64_t at = k + (int64_t)u * warps * MMA_STEP;
-#pragma unroll
-            for (int i = 0; i < TILES; i++)
-                b[u][i] = load_often(xs[i] + at, at < end);
+            b[u] = load_often(x + at, at < end);
         }
         __syncwarp(); /* keeps the compiler from moving each load to its use */
 #pragma unroll
-        for (int u = 0; u < MMA_AHEAD; u++)
-#pragma unroll
-            for (int i = 0; i < TILES; i++) {
-                mma(acc[i], a[u][0].x, a[u][1].x, a[u][0].y, a[u][1].y, b[u][i].x, b[u][i].y);
-                mma(acc[i], a[u][0].z, a[u][1].z, a[u][0].w, a[u][1].w, b[u][i].z, b[u][i].w);
-            }
+        for (int u = 0; u < MMA_AHEAD; u++) {
+            mma(acc, a[u][0].x, a[u][1].x, a[u][0].y, a[u][1].y, b[u].x, b[u].y);
+            mma(acc, a[u][0].z, a[u][1].z, a[u][0].w, a[u][1].w, b[u].z, b[u].w);
+        }
     }
 #pragma unroll
-    for (int i = 0; i < TILES; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            part[warp][i * 8 + 2 * t + j % 2][g + j / 2 * 8] = acc[i][j];
+    for (int j = 0; j < 4; j++)
+        part[warp][2 * t + j % 2][g + j / 2 * 8] = acc[j];
     __syncthreads();
     const int R = f.gated ? MMA_ROWS / 2 : MMA_ROWS;
-    for (int e = threadIdx.x; e < 8 * TILES * R; e += blockDim.x) {
+    for (int e = threadIdx.x; e < MMA_MOST * R; e += blockDim.x) {
         const int m = e / R, r = e % R;
         float sum = 0, up = 0;
         for (int i = 0; i < warps; i++)
@@ -378,32 +373,29 @@ static int warps_for(int64_t steps, int64_t ahead, int64_t most)
 
 bool msa_cuda_few_rows(int64_t M, int64_t N, int64_t K)
 {
-    return M <= 16 && K % 8 == 0 && K <= INT32_MAX && N <= INT32_MAX;
+    return M <= MMA_MOST && K % 8 == 0 && K <= INT32_MAX && N <= INT32_MAX;
 }
 
-bool msa_cuda_few_norms(int64_t M) { return M <= 4; }
+bool msa_cuda_few_norms(int64_t M) { return M <= GEMV_MOST; }
+
+template <int M, bool NORM> static void gemv_launch(const msa_cuda_few *f, cudaStream_t s)
+{
+    const int per = f->gated ? 2 : 1, rows = gemv_shape<M, NORM>::ROWS;
+    const int threads = 32 * warps_for(ceil_div(f->K, 8 * 32), 2, GEMV_THREADS / 32);
+    const int ahead = (NORM ? GEMV_BLOCKS_NORM : GEMV_BLOCKS) * SMS * GEMV_THREADS / threads;
+    msa_cuda_follow(gemv_kernel<M, NORM>, (unsigned)ceil_div(f->N / per, rows / per), threads, s, *f, ahead);
+}
 
 void msa_cuda_linear_few(const msa_cuda_few *f, cudaStream_t s)
 {
-    const int64_t places = f->gated ? f->N / 2 : f->N; /* weight rows, or pairs of them */
     const int per = f->gated ? 2 : 1;
-    const unsigned gemv_blocks = (unsigned)ceil_div(places, GEMV_ROWS / per);
-    const unsigned mma_blocks = (unsigned)ceil_div(places, MMA_ROWS / per);
-    const int gemv_threads = 32 * warps_for(ceil_div(f->K, 8 * 32), 2, GEMV_THREADS / 32);
-    const int mma_threads = 32 * warps_for(ceil_div(f->K, MMA_STEP), MMA_AHEAD, MMA_WARPS);
-    const int ahead = (f->gamma ? GEMV_BLOCKS_NORM : GEMV_BLOCKS) * SMS * GEMV_THREADS / gemv_threads;
-    if (f->M <= 4 && f->gamma)
-        msa_cuda_follow(f->M == 1   ? gemv_kernel<1, true>
-                        : f->M == 2 ? gemv_kernel<2, true>
-                                    : gemv_kernel<4, true>,
-                        gemv_blocks, gemv_threads, s, *f, ahead);
-    else if (f->M <= 4)
-        msa_cuda_follow(f->M == 1   ? gemv_kernel<1, false>
-                        : f->M == 2 ? gemv_kernel<2, false>
-                                    : gemv_kernel<4, false>,
-                        gemv_blocks, gemv_threads, s, *f, ahead);
+    const unsigned blocks = (unsigned)ceil_div(f->N / per, MMA_ROWS / per);
+    if (f->M > GEMV_MOST)
+        msa_cuda_follow(mma_kernel, blocks, 32 * warps_for(ceil_div(f->K, MMA_STEP), MMA_AHEAD, MMA_WARPS), s, *f);
+    else if (f->gamma)
+        f->M == 1 ? gemv_launch<1, true>(f, s) : gemv_launch<2, true>(f, s);
     else
-        msa_cuda_follow(f->M <= 8 ? mma_kernel<1> : mma_kernel<2>, mma_blocks, mma_threads, s, *f);
+        f->M == 1 ? gemv_launch<1, false>(f, s) : gemv_launch<2, false>(f, s);
 }
 
 void msa_cuda_linear_any(msa_dtype act, const void *W, const void *x, int64_t M, int64_t N, int64_t K, void *out,

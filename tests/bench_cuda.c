@@ -574,7 +574,7 @@ static void decode_step(decoder *d, int64_t B, int64_t own)
 
 static void decode_part(msa_model *m, const bank_rows *bank)
 {
-    static const int64_t batches[] = {1, 16, 64};
+    static const int64_t batches[] = {1, 2, 4, 8, 16, 32, 64};
     enum { STEPS = 30 };
     const msa_config *c = &m->config;
     msa_kern *k = m->kern;
