@@ -3,8 +3,8 @@
  * Decoding multiplies few rows with every weight, so what counts is how fast the
  * weight arrives: 16-byte loads, eight in flight a thread, and enough blocks of few
  * weight rows each, whose threads share the row's K, that all of the card pulls.
- * One and two rows are multiplied by ordinary arithmetic, up to 8 by tensor cores with
- * the weight as the side of 16 rows. The order of a sum depends on K alone (and on
+ * One row is multiplied by ordinary arithmetic, up to 8 by tensor cores with the weight
+ * as the side of 16 rows. The order of a sum depends on K alone (and on
  * which of the two it is), not on the number of rows. */
 #include "kernels/cuda_chain.h"
 #include "kernels/cuda_elem.h"
@@ -77,17 +77,11 @@ static __device__ __forceinline__ void finish(const msa_cuda_few &f, int64_t at,
     put<msa_cuda_bf16>(f.out, f.mode, m * N + n, sum);
 }
 
-/* ---- one and two rows -------------------------------------------------------------- */
+/* ---- one row ------------------------------------------------------------------------ */
 
-/* A block's most threads, and blocks that a multiprocessor should hold: a weight of 2,560
- * rows is all in flight at once on 132 of them. */
-enum { GEMV_MOST = 2, GEMV_THREADS = 192, GEMV_BLOCKS = 5, GEMV_BLOCKS_NORM = 2 };
-
-/* Weight rows of a block. With a norm, x and gamma are as many bytes as four of them, and so
- * more of them share these. */
-template <int M, bool NORM> struct gemv_shape {
-    enum { ROWS = M == 1 && NORM ? 8 : 4 };
-};
+/* Weight rows of a block, its most threads, blocks that a multiprocessor should hold:
+ * a weight of 2,560 rows is all in flight at once on 132 of them. */
+enum { GEMV_ROWS = 4, GEMV_THREADS = 192, GEMV_BLOCKS = 5, GEMV_BLOCKS_NORM = 3 };
 
 /* Sums n values a lane over the warp; lane l gets value l / (32 / n). Each step
  * halves the values that a lane still carries. */
@@ -119,35 +113,31 @@ static __device__ __forceinline__ float warp_sum(float v)
 }
 
 /* Pieces of 8 numbers: of bf16 one load, of f32 two. */
-template <bool NORM, int M, int R>
-static __device__ __forceinline__ void multiply(const uint4 w[R], const uint4 x[M][1 + NORM],
-                                                const uint4 gamma[1 + NORM], float acc[R * M],
-                                                float squares[M])
+template <bool NORM>
+static __device__ __forceinline__ void multiply(const uint4 w[GEMV_ROWS], const uint4 x[1 + NORM],
+                                                const uint4 gamma[1 + NORM], float acc[GEMV_ROWS], float *squares)
 {
+    float a[8], g[8];
+    if (NORM) {
+        msa_cuda_f32::unpack(x[0], a);
+        msa_cuda_f32::unpack(x[NORM], a + 4);
+        msa_cuda_f32::unpack(gamma[0], g);
+        msa_cuda_f32::unpack(gamma[NORM], g + 4);
 #pragma unroll
-    for (int m = 0; m < M; m++) {
-        float a[8], g[8];
-        if (NORM) {
-            msa_cuda_f32::unpack(x[m][0], a);
-            msa_cuda_f32::unpack(x[m][NORM], a + 4);
-            msa_cuda_f32::unpack(gamma[0], g);
-            msa_cuda_f32::unpack(gamma[NORM], g + 4);
-#pragma unroll
-            for (int j = 0; j < 8; j++) {
-                squares[m] = fmaf(a[j], a[j], squares[m]);
-                a[j] *= g[j];
-            }
-        } else {
-            msa_cuda_bf16::unpack(x[m][0], a);
+        for (int j = 0; j < 8; j++) {
+            *squares = fmaf(a[j], a[j], *squares);
+            a[j] *= g[j];
         }
+    } else {
+        msa_cuda_bf16::unpack(x[0], a);
+    }
 #pragma unroll
-        for (int r = 0; r < R; r++) {
-            float b[8];
-            msa_cuda_bf16::unpack(w[r], b);
+    for (int r = 0; r < GEMV_ROWS; r++) {
+        float b[8];
+        msa_cuda_bf16::unpack(w[r], b);
 #pragma unroll
-            for (int j = 0; j < 8; j++)
-                acc[r * M + m] = fmaf(a[j], b[j], acc[r * M + m]);
-        }
+        for (int j = 0; j < 8; j++)
+            acc[r] = fmaf(a[j], b[j], acc[r]);
     }
 }
 
@@ -165,38 +155,29 @@ static __device__ __forceinline__ float total(const float *parts, int pitch)
  * turn of the block that comes after all of these. With a norm, whose registers leave
  * fewer blocks to load at a time, all blocks do.
  *
- * A norm's factor belongs to a whole row of x, so the sums are multiplied by it at the
- * end; its squares are summed on the way, in every block again. */
-template <int M, bool NORM>
-static __global__ void __launch_bounds__(GEMV_THREADS, M > 1 ? 1 : NORM ? GEMV_BLOCKS_NORM : GEMV_BLOCKS)
+ * A norm's factor belongs to all of x, so the sums are multiplied by it at the end; its
+ * squares are summed on the way, in every block again. */
+template <bool NORM>
+static __global__ void __launch_bounds__(GEMV_THREADS, NORM ? GEMV_BLOCKS_NORM : GEMV_BLOCKS)
 gemv_kernel(msa_cuda_few f, int ahead)
 {
-    enum { R = gemv_shape<M, NORM>::ROWS, VALUES = R * M, PARTS = 1 + NORM };
-    __shared__ float part[GEMV_THREADS / 32][VALUES], square[GEMV_THREADS / 32][M];
+    enum { PARTS = 1 + NORM };
+    __shared__ float part[GEMV_THREADS / 32][GEMV_ROWS], square[GEMV_THREADS / 32];
     const int pieces = (int)(f.K / 8), turn = 2 * blockDim.x;
-    const uint4 *w[R], *xs[M];
+    const uint4 *w[GEMV_ROWS], *x = (const uint4 *)f.x;
 #pragma unroll
-    for (int r = 0; r < R; r++)
-        w[r] = (const uint4 *)weight_row(f, blockIdx.x, r, R);
-#pragma unroll
-    for (int m = 0; m < M; m++)
-        xs[m] = (const uint4 *)f.x + min((int64_t)m, f.M - 1) * pieces * PARTS;
-    float acc[VALUES], squares[M];
-#pragma unroll
-    for (int i = 0; i < VALUES; i++)
-        acc[i] = 0;
-#pragma unroll
-    for (int m = 0; m < M; m++)
-        squares[m] = 0;
+    for (int r = 0; r < GEMV_ROWS; r++)
+        w[r] = (const uint4 *)weight_row(f, blockIdx.x, r, GEMV_ROWS);
+    float acc[GEMV_ROWS] = {0}, squares = 0;
     msa_cuda_let_next();
     for (int p0 = 0; p0 < pieces; p0 += turn) {
         const int p = p0 + threadIdx.x, q = p + blockDim.x;
-        uint4 a[R], b[R], xa[M][PARTS], xb[M][PARTS], ga[PARTS], gb[PARTS];
+        uint4 a[GEMV_ROWS], b[GEMV_ROWS], xa[PARTS], xb[PARTS], ga[PARTS], gb[PARTS];
 #pragma unroll
-        for (int r = 0; r < R; r++)
+        for (int r = 0; r < GEMV_ROWS; r++)
             a[r] = load_once(w[r] + p, p < pieces);
 #pragma unroll
-        for (int r = 0; r < R; r++)
+        for (int r = 0; r < GEMV_ROWS; r++)
             b[r] = load_once(w[r] + q, q < pieces);
         if (NORM) {
 #pragma unroll
@@ -205,61 +186,53 @@ gemv_kernel(msa_cuda_few f, int ahead)
                 gb[i] = load_often((const uint4 *)f.gamma + PARTS * q + i, q < pieces);
             }
         }
-        if (threadIdx.x < R) {
+        if (threadIdx.x < GEMV_ROWS) {
             const bool last = p0 + turn >= pieces;
             const int64_t place = blockIdx.x + (last ? (int64_t)ahead : 0);
             const int from = last ? 0 : p0 + turn;
             if (place < gridDim.x && (NORM || !last || blockIdx.x < ahead))
-                want_later((const uint4 *)weight_row(f, place, threadIdx.x, R) + from,
+                want_later((const uint4 *)weight_row(f, place, threadIdx.x, GEMV_ROWS) + from,
                            16 * min(turn, pieces - from));
         }
         if (p0 == 0)
             msa_cuda_wait_previous(); /* weights are no kernel's output, x is */
 #pragma unroll
-        for (int m = 0; m < M; m++)
-#pragma unroll
-            for (int i = 0; i < PARTS; i++) {
-                xa[m][i] = load_often(xs[m] + PARTS * p + i, p < pieces);
-                xb[m][i] = load_often(xs[m] + PARTS * q + i, q < pieces);
-            }
-        multiply<NORM, M, R>(a, xa, ga, acc, squares);
-        multiply<NORM, M, R>(b, xb, gb, acc, squares);
+        for (int i = 0; i < PARTS; i++) {
+            xa[i] = load_often(x + PARTS * p + i, p < pieces);
+            xb[i] = load_often(x + PARTS * q + i, q < pieces);
+        }
+        multiply<NORM>(a, xa, ga, acc, &squares);
+        multiply<NORM>(b, xb, gb, acc, &squares);
     }
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const float sum = fold<VALUES>(acc, lane);
-    if (lane % (32 / VALUES) == 0)
-        part[warp][lane / (32 / VALUES)] = sum;
-    if (NORM)
-#pragma unroll
-        for (int m = 0; m < M; m++) {
-            const float all = warp_sum(squares[m]);
-            if (lane == 0)
-                square[warp][m] = all;
-        }
+    const float sum = fold<GEMV_ROWS>(acc, lane);
+    if (lane % (32 / GEMV_ROWS) == 0)
+        part[warp][lane / (32 / GEMV_ROWS)] = sum;
+    if (NORM) {
+        const float all = warp_sum(squares);
+        if (lane == 0)
+            square[warp] = all;
+    }
     __syncthreads();
+    const float factor = NORM ? 1 / sqrtf(total(square, 1) / (float)f.K + f.eps) : 1;
     if (NORM && blockIdx.x == 0)
-        for (int m = 0; m < M && m < f.M; m++) {
-            const float factor = 1 / sqrtf(total(&square[0][m], M) / (float)f.K + f.eps);
-            for (int p = threadIdx.x; p < pieces; p += blockDim.x) {
-                float v[8], g[8];
+        for (int p = threadIdx.x; p < pieces; p += blockDim.x) {
+            float v[8], g[8];
 #pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    msa_cuda_f32::unpack(((const uint4 *)f.x)[((int64_t)m * pieces + p) * 2 + i], v + 4 * i);
-                    msa_cuda_f32::unpack(((const uint4 *)f.gamma)[2 * p + i], g + 4 * i);
-                }
-#pragma unroll
-                for (int j = 0; j < 8; j++)
-                    v[j] *= factor * g[j];
-                ((uint4 *)f.xn)[(int64_t)m * pieces + p] = msa_cuda_bf16::pack(v);
+            for (int i = 0; i < 2; i++) {
+                msa_cuda_f32::unpack(x[2 * p + i], v + 4 * i);
+                msa_cuda_f32::unpack(((const uint4 *)f.gamma)[2 * p + i], g + 4 * i);
             }
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                v[j] *= factor * g[j];
+            ((uint4 *)f.xn)[p] = msa_cuda_bf16::pack(v);
         }
-    if (threadIdx.x >= (f.gated ? VALUES / 2 : VALUES))
+    if (threadIdx.x >= (f.gated ? GEMV_ROWS / 2 : GEMV_ROWS))
         return;
-    const int m = threadIdx.x % M;
-    const float factor = NORM ? 1 / sqrtf(total(&square[0][m], M) / (float)f.K + f.eps) : 1;
-    const float first = total(&part[0][threadIdx.x], VALUES) * factor;
-    const float up = f.gated ? total(&part[0][threadIdx.x + VALUES / 2], VALUES) * factor : 0;
-    finish(f, blockIdx.x, threadIdx.x / M, R, m, first, up);
+    const float first = total(&part[0][threadIdx.x], GEMV_ROWS) * factor;
+    const float up = f.gated ? total(&part[0][threadIdx.x + GEMV_ROWS / 2], GEMV_ROWS) * factor : 0;
+    finish(f, blockIdx.x, threadIdx.x, GEMV_ROWS, 0, first, up);
 }
 
 /* ---- up to 8 rows ---------------------------------------------------------------------- */
@@ -376,26 +349,20 @@ bool msa_cuda_few_rows(int64_t M, int64_t N, int64_t K)
     return M <= MMA_MOST && K % 8 == 0 && K <= INT32_MAX && N <= INT32_MAX;
 }
 
-bool msa_cuda_few_norms(int64_t M) { return M <= GEMV_MOST; }
-
-template <int M, bool NORM> static void gemv_launch(const msa_cuda_few *f, cudaStream_t s)
-{
-    const int per = f->gated ? 2 : 1, rows = gemv_shape<M, NORM>::ROWS;
-    const int threads = 32 * warps_for(ceil_div(f->K, 8 * 32), 2, GEMV_THREADS / 32);
-    const int ahead = (NORM ? GEMV_BLOCKS_NORM : GEMV_BLOCKS) * SMS * GEMV_THREADS / threads;
-    msa_cuda_follow(gemv_kernel<M, NORM>, (unsigned)ceil_div(f->N / per, rows / per), threads, s, *f, ahead);
-}
+bool msa_cuda_few_norms(int64_t M) { return M == 1; }
 
 void msa_cuda_linear_few(const msa_cuda_few *f, cudaStream_t s)
 {
     const int per = f->gated ? 2 : 1;
-    const unsigned blocks = (unsigned)ceil_div(f->N / per, MMA_ROWS / per);
-    if (f->M > GEMV_MOST)
-        msa_cuda_follow(mma_kernel, blocks, 32 * warps_for(ceil_div(f->K, MMA_STEP), MMA_AHEAD, MMA_WARPS), s, *f);
-    else if (f->gamma)
-        f->M == 1 ? gemv_launch<1, true>(f, s) : gemv_launch<2, true>(f, s);
+    const int64_t outputs = f->N / per;
+    const int threads = 32 * warps_for(ceil_div(f->K, 8 * 32), 2, GEMV_THREADS / 32);
+    const int ahead = (f->gamma ? GEMV_BLOCKS_NORM : GEMV_BLOCKS) * SMS * GEMV_THREADS / threads;
+    if (f->M == 1)
+        msa_cuda_follow(f->gamma ? gemv_kernel<true> : gemv_kernel<false>,
+                        (unsigned)ceil_div(outputs, GEMV_ROWS / per), threads, s, *f, ahead);
     else
-        f->M == 1 ? gemv_launch<1, false>(f, s) : gemv_launch<2, false>(f, s);
+        msa_cuda_follow(mma_kernel, (unsigned)ceil_div(outputs, MMA_ROWS / per),
+                        32 * warps_for(ceil_div(f->K, MMA_STEP), MMA_AHEAD, MMA_WARPS), s, *f);
 }
 
 void msa_cuda_linear_any(msa_dtype act, const void *W, const void *x, int64_t M, int64_t N, int64_t K, void *out,

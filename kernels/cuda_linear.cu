@@ -128,7 +128,7 @@ void msa_cuda_linear_close(msa_cuda *c)
  * 300), so there are few of them. */
 static int64_t rows_of_plan(int64_t M)
 {
-    const int64_t step = M <= 16 ? 1 : M <= 64 ? 16 : M <= 256 ? 64 : 256;
+    const int64_t step = M <= 64 ? 16 : M <= 256 ? 64 : 256;
     int64_t rows = (M + step - 1) / step * step;
     if (M > 2048)
         for (rows = 4096; rows < M; rows *= 2)
