@@ -31,7 +31,7 @@ def average(tensors, weights, path, recipe, share):
     with open(recipe) as f:
         other = json.load(f)["layer_weights"]
     have = load_file(path)
-    assert have.keys() == tensors.keys() and len(other) == len(weights)
+    assert {n: t.shape for n, t in have.items()} == {n: t.shape for n, t in tensors.items()} and len(other) == len(weights)
     mixed = {n: ((1 - share) * t.float() + share * have[n].float()).to(t.dtype) for n, t in tensors.items()}
     weights = [round((1 - share) * x + share * y, 4) for x, y in zip(weights, other)]
     return mixed, weights, {"with": "sha256:" + digest, "share": share, "layer_weights": weights}
