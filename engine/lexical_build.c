@@ -1,7 +1,8 @@
-/* Making the index: documents are read once, in order; what they say is kept by
- * partition of the terms' values, and a partition that grows goes to a scratch file
- * in blocks. Then partition after partition is sorted and written: the result is in
- * the order of terms, and memory holds one partition at a time. */
+/* Making the index: documents are read once, in order, a batch of them at a time, whose
+ * words all threads look for. What they say is kept by partition of the terms' values,
+ * and a partition that grows goes to a scratch file in blocks. Then as many
+ * partitions as there are threads are sorted at a time, and written one after the
+ * other: the result is in the order of terms, whatever the threads. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -12,12 +13,16 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/mem.h"
+#include "base/pool.h"
 #include "engine/lexical_internal.h"
 #include "ingest/words.h"
 
 #define PARTS 64
 #define BLOCK (1 << 14)        /* entries that a partition holds before they go to the file */
 #define OUT_BYTES (1 << 20)
+#define BATCH_DOCS 128
+#define BATCH_BYTES (4 << 20)  /* of text; a longer document is a batch of its own */
+#define MOST_SORTED 8          /* partitions in memory at a time */
 
 /* A term in a document. */
 typedef struct entry {
@@ -33,11 +38,37 @@ typedef struct part {
     int64_t n_blocks, cap_blocks;
 } part;
 
-typedef struct builder {
-    const msa_lexical_source *source;
+/* A document of the batch: its text, then what a thread found in it. */
+typedef struct batched {
+    int64_t id, at, n;         /* bytes of the batch's texts */
+    int thread;
+    int64_t found, n_found;    /* its terms among those of the thread */
+    int64_t n_words;
+    msa_rc rc;
+} batched;
+
+/* What a thread works with. */
+typedef struct finder {
     msa_words *words;
     uint64_t *sorted;          /* terms of one document */
     int64_t cap_sorted;
+    entry *found;              /* of all of the batch that were this thread's; doc is not set */
+    int64_t n_found, cap_found;
+} finder;
+
+/* A partition in memory, to be sorted. */
+typedef struct sorting {
+    entry *all;
+    int64_t n, cap;
+} sorting;
+
+typedef struct builder {
+    const msa_lexical_source *source;
+    msa_pool *pool;
+    finder *finders;           /* one a thread */
+    batched *batch;
+    int64_t n_batch;
+    msa_buf texts;
     int64_t *doc_id;
     int32_t *doc_words;
     int64_t n_docs, cap_docs, n_words;
@@ -92,53 +123,108 @@ static int rising(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static msa_rc add_words(builder *b, const uint64_t *terms, int64_t n, msa_err *err)
+/* The terms of a document, each once with its count. */
+static msa_rc find_terms(finder *f, batched *d, const char *text, msa_err *err)
 {
-    if (n > b->cap_sorted) {
-        uint64_t *more = msa_realloc(b->sorted, n, sizeof *more);
+    const uint64_t *terms;
+    int64_t n;
+    d->found = f->n_found;
+    msa_rc rc = msa_words_of(f->words, text, d->n, &terms, &n, err);
+    if (rc < 0)
+        return rc;
+    if (n > INT32_MAX)
+        return msa_err_set(err, MSA_FAILED, MSA_E_CONFIG, "more words than an index holds of one");
+    if (n > f->cap_sorted) {
+        uint64_t *more = msa_realloc(f->sorted, n, sizeof *more);
         if (!more)
             return msa_err_nomem(err, "an index of words");
-        b->sorted = more;
-        b->cap_sorted = n;
+        f->sorted = more;
+        f->cap_sorted = n;
     }
     if (n > 0) {
-        memcpy(b->sorted, terms, (size_t)n * sizeof *terms);
-        qsort(b->sorted, (size_t)n, sizeof *b->sorted, rising);
+        memcpy(f->sorted, terms, (size_t)n * sizeof *terms);
+        qsort(f->sorted, (size_t)n, sizeof *f->sorted, rising);
     }
     for (int64_t i = 0, j; i < n; i = j) {
-        for (j = i + 1; j < n && b->sorted[j] == b->sorted[i];)
+        for (j = i + 1; j < n && f->sorted[j] == f->sorted[i];)
             j++;
-        part *p = &b->parts[b->sorted[i] / (UINT64_MAX / PARTS + 1)];
-        if (!room(&p->held, p->n, &p->cap, sizeof *p->held))
+        if (!room(&f->found, f->n_found, &f->cap_found, sizeof *f->found))
             return msa_err_nomem(err, "an index of words");
-        p->held[p->n++] = (entry){b->sorted[i], (int32_t)b->n_docs, (int32_t)(j - i)};
-        msa_rc rc = p->n == BLOCK ? spill(b, p, err) : MSA_OK;
-        if (rc < 0)
-            return rc;
+        f->found[f->n_found++] = (entry){.term = f->sorted[i], .count = (int32_t)(j - i)};
     }
+    d->n_found = f->n_found - d->found;
+    d->n_words = n;
     return MSA_OK;
 }
 
-static msa_rc add_document(builder *b, int64_t id, msa_err *err)
+static void find_in(void *arg, int64_t item, int thread)
 {
-    const uint64_t *terms = NULL;
-    const char *text;
-    int64_t n = 0, n_terms = 0, cap = b->cap_docs;
-    msa_rc rc = b->source->text(b->source->user, id, &text, &n, err);
-    if (rc == MSA_OK)
-        rc = msa_words_of(b->words, text, n, &terms, &n_terms, err);
-    if (rc < 0)
-        return msa_err_prefix(err, rc, "words of document %lld", (long long)id);
-    if (b->n_docs == INT32_MAX || n_terms > INT32_MAX)
+    builder *b = arg;
+    batched *d = &b->batch[item];
+    d->thread = thread;
+    d->rc = find_terms(&b->finders[thread], d, b->texts.data + d->at, NULL);
+}
+
+static msa_rc add_document(builder *b, const batched *d, msa_err *err)
+{
+    int64_t cap = b->cap_docs;
+    if (b->n_docs == INT32_MAX)
         return msa_err_set(err, MSA_FAILED, MSA_E_CONFIG, "more documents than an index of words holds");
     if (!room(&b->doc_id, b->n_docs, &b->cap_docs, sizeof *b->doc_id) ||
         !room(&b->doc_words, b->n_docs, &cap, sizeof *b->doc_words))
         return msa_err_nomem(err, "an index of words");
-    rc = add_words(b, terms, n_terms, err);
-    b->doc_id[b->n_docs] = id;
-    b->doc_words[b->n_docs++] = (int32_t)n_terms;
-    b->n_words += n_terms;
-    return rc < 0 ? rc : MSA_OK;
+    for (int64_t i = 0; i < d->n_found; i++) {
+        entry e = b->finders[d->thread].found[d->found + i];
+        part *p = &b->parts[e.term / (UINT64_MAX / PARTS + 1)];
+        e.doc = (int32_t)b->n_docs;
+        if (!room(&p->held, p->n, &p->cap, sizeof *p->held))
+            return msa_err_nomem(err, "an index of words");
+        p->held[p->n++] = e;
+        msa_rc rc = p->n == BLOCK ? spill(b, p, err) : MSA_OK;
+        if (rc < 0)
+            return rc;
+    }
+    b->doc_id[b->n_docs] = d->id;
+    b->doc_words[b->n_docs++] = (int32_t)d->n_words;
+    b->n_words += d->n_words;
+    return MSA_OK;
+}
+
+/* The words of the batch's documents, which then is empty. */
+static msa_rc add_batch(builder *b, msa_err *err)
+{
+    for (int i = 0; i < msa_pool_threads(b->pool); i++)
+        b->finders[i].n_found = 0;
+    msa_pool_run(b->pool, b->n_batch, find_in, b);
+    msa_rc rc = MSA_OK;
+    for (int64_t i = 0; rc == MSA_OK && i < b->n_batch; i++) {
+        batched *d = &b->batch[i];
+        if (d->rc < 0) { /* again, for what to say of it */
+            d->thread = 0;
+            rc = find_terms(&b->finders[0], d, b->texts.data + d->at, err);
+        }
+        rc = rc < 0 ? msa_err_prefix(err, rc, "words of document %lld", (long long)d->id) : add_document(b, d, err);
+    }
+    b->n_batch = b->texts.len = 0;
+    return rc;
+}
+
+static msa_rc read_document(builder *b, int64_t id, msa_err *err)
+{
+    const char *text;
+    int64_t n = 0;
+    msa_rc rc = b->source->text(b->source->user, id, &text, &n, err);
+    if (rc < 0)
+        return msa_err_prefix(err, rc, "words of document %lld", (long long)id);
+    if (rc == MSA_END)
+        n = 0;
+    if (b->n_batch == BATCH_DOCS || (b->n_batch > 0 && b->texts.len + n > BATCH_BYTES))
+        rc = add_batch(b, err);
+    if (rc < 0)
+        return rc;
+    b->batch[b->n_batch++] = (batched){.id = id, .at = b->texts.len, .n = n};
+    msa_buf_put(&b->texts, n > 0 ? text : "", n);
+    return b->texts.oom ? msa_err_nomem(err, "an index of words") : MSA_OK;
 }
 
 static msa_rc read_documents(builder *b, msa_err *err)
@@ -149,12 +235,12 @@ static msa_rc read_documents(builder *b, msa_err *err)
         for (int64_t d = 0; d < e.n_docs; d++) {
             if (b->source->stop && atomic_load(b->source->stop))
                 return MSA_END;
-            msa_rc rc = e.alive && !e.alive[d] ? MSA_OK : add_document(b, e.doc_id[d], err);
+            msa_rc rc = e.alive && !e.alive[d] ? MSA_OK : read_document(b, e.doc_id[d], err);
             if (rc < 0)
                 return rc;
         }
     }
-    return MSA_OK;
+    return add_batch(b, err);
 }
 
 /* ---- writing ------------------------------------------------------------------------ */
@@ -185,26 +271,36 @@ static int by_term(const void *a, const void *b)
     return x->term != y->term ? (x->term > y->term) - (x->term < y->term) : (x->doc > y->doc) - (x->doc < y->doc);
 }
 
-/* All entries of a partition in all[], *cap of them at most so far. */
-static msa_rc gather(builder *b, const part *p, entry **all, int64_t *cap, int64_t *n, msa_err *err)
+/* All entries of a partition, which is then empty. */
+static msa_rc gather(builder *b, part *p, sorting *s, msa_err *err)
 {
-    const int64_t bytes = BLOCK * (int64_t)sizeof **all;
-    *n = p->n_blocks * BLOCK + p->n;
-    if (*n > *cap) {
-        entry *more = msa_realloc(*all, *n, sizeof *more);
+    const int64_t bytes = BLOCK * (int64_t)sizeof *s->all;
+    s->n = p->n_blocks * BLOCK + p->n;
+    if (s->n > s->cap) {
+        entry *more = msa_realloc(s->all, s->n, sizeof *more);
         if (!more)
             return msa_err_nomem(err, "an index of words");
-        *all = more;
-        *cap = *n;
+        s->all = more;
+        s->cap = s->n;
     }
     for (int64_t i = 0; i < p->n_blocks; i++) {
-        msa_rc rc = msa_file_pread(b->scratch, *all + i * BLOCK, bytes, p->blocks[i] * bytes, b->scratch_path, err);
+        msa_rc rc = msa_file_pread(b->scratch, s->all + i * BLOCK, bytes, p->blocks[i] * bytes, b->scratch_path, err);
         if (rc < 0)
             return rc;
     }
     if (p->n > 0)
-        memcpy(*all + p->n_blocks * BLOCK, p->held, (size_t)p->n * sizeof **all);
+        memcpy(s->all + p->n_blocks * BLOCK, p->held, (size_t)p->n * sizeof *s->all);
+    free(p->held);
+    p->held = NULL;
     return MSA_OK;
+}
+
+static void sort_one(void *arg, int64_t item, int thread)
+{
+    sorting *s = (sorting *)arg + item;
+    (void)thread;
+    if (s->n > 0)
+        qsort(s->all, (size_t)s->n, sizeof *s->all, by_term);
 }
 
 static msa_rc put_lists(builder *b, const entry *e, int64_t n, int fd, const char *path, msa_err *err)
@@ -233,23 +329,22 @@ static msa_rc put_lists(builder *b, const entry *e, int64_t n, int fd, const cha
 
 static msa_rc put_postings(builder *b, int fd, const char *path, msa_err *err)
 {
-    entry *all = NULL;
-    int64_t cap = 0, n;
+    const int threads = msa_pool_threads(b->pool), together = threads < MOST_SORTED ? threads : MOST_SORTED;
+    sorting some[MOST_SORTED] = {{0}};
     msa_rc rc = MSA_OK;
-    for (int i = 0; rc >= 0 && i < PARTS; i++) {
+    for (int i = 0; rc == MSA_OK && i < PARTS; i += together) {
+        const int n = PARTS - i < together ? PARTS - i : together;
         if (b->source->stop && atomic_load(b->source->stop))
             rc = MSA_END;
+        for (int j = 0; rc == MSA_OK && j < n; j++)
+            rc = gather(b, &b->parts[i + j], &some[j], err);
         if (rc == MSA_OK)
-            rc = gather(b, &b->parts[i], &all, &cap, &n, err);
-        if (rc != MSA_OK)
-            break;
-        free(b->parts[i].held);
-        b->parts[i].held = NULL;
-        if (n > 0)
-            qsort(all, (size_t)n, sizeof *all, by_term);
-        rc = put_lists(b, all, n, fd, path, err);
+            msa_pool_run(b->pool, n, sort_one, some);
+        for (int j = 0; rc == MSA_OK && j < n; j++)
+            rc = put_lists(b, some[j].all, some[j].n, fd, path, err);
     }
-    free(all);
+    for (int j = 0; j < MOST_SORTED; j++)
+        free(some[j].all);
     return rc == MSA_OK ? flush(b, fd, path, err) : rc;
 }
 
@@ -329,8 +424,15 @@ msa_rc msa_lexical_build(const char *path, const msa_lexical_source *source, con
     b->source = source;
     b->scratch = -1;
     b->scratch_path = msa_sprintf("%s.scratch", path);
-    b->words = msa_words_new();
-    msa_rc rc = b->scratch_path && b->words ? MSA_OK : msa_err_nomem(err, "an index of words");
+    b->pool = msa_pool_new(0);
+    b->batch = msa_calloc(BATCH_DOCS, sizeof *b->batch);
+    const int threads = b->pool ? msa_pool_threads(b->pool) : 0;
+    b->finders = msa_calloc(threads > 0 ? threads : 1, sizeof *b->finders);
+    msa_rc rc = b->scratch_path && threads > 0 && b->batch && b->finders ? MSA_OK
+                                                                         : msa_err_nomem(err, "an index of words");
+    for (int i = 0; rc == MSA_OK && i < threads; i++)
+        if (!(b->finders[i].words = msa_words_new()))
+            rc = msa_err_nomem(err, "an index of words");
     if (rc == MSA_OK)
         rc = read_documents(b, err);
     if (rc == MSA_OK)
@@ -342,8 +444,15 @@ msa_rc msa_lexical_build(const char *path, const msa_lexical_source *source, con
     if (b->scratch >= 0)
         close(b->scratch);
     free(b->scratch_path);
-    msa_words_free(b->words);
-    free(b->sorted);
+    for (int i = 0; b->finders && i < threads; i++) {
+        msa_words_free(b->finders[i].words);
+        free(b->finders[i].sorted);
+        free(b->finders[i].found);
+    }
+    free(b->finders);
+    free(b->batch);
+    msa_buf_free(&b->texts);
+    msa_pool_free(b->pool);
     free(b->doc_id);
     free(b->doc_words);
     free(b->term);
