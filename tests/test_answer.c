@@ -274,14 +274,20 @@ static void router_outcomes(void **state)
     msa_test_world_close(&w);
 }
 
+/* A script in which every token is the last one. */
+static void script_ends(int16_t next[MSA_TEST_V])
+{
+    for (int i = 0; i < MSA_TEST_V; i++)
+        next[i] = MSA_TEST_EOS;
+}
+
 static void stops_and_not_found(void **state)
 {
     (void)state;
     msa_test_world w;
     msa_test_answer a;
     int16_t next[MSA_TEST_V];
-    for (int i = 0; i < MSA_TEST_V; i++)
-        next[i] = MSA_TEST_EOS;
+    script_ends(next);
     /* "=" ends the prompt */
     next['='] = ' ', next[' '] = 'N', next['N'] = 'o', next['o'] = MSA_TEST_V - 1;
     next[MSA_TEST_V - 1] = 0xc3, next[0xc3] = '\n', next['\n'] = MSA_TEST_IM_END;
@@ -308,8 +314,7 @@ static void a_bias_decides_where_an_answer_begins(void **state)
     msa_test_world w;
     msa_test_answer a;
     int16_t next[MSA_TEST_V];
-    for (int i = 0; i < MSA_TEST_V; i++)
-        next[i] = MSA_TEST_EOS;
+    script_ends(next);
     next['='] = 'Y', next['Y'] = 'N', next['N'] = 'o';
     msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_ROUTER, .n_docs = 6, .scripted = true,
                                                    .next = next});
@@ -450,8 +455,7 @@ static void passages_decide(void **state)
     msa_test_world w;
     msa_test_answer a;
     int16_t next[MSA_TEST_V];
-    for (int i = 0; i < MSA_TEST_V; i++)
-        next[i] = MSA_TEST_EOS;
+    script_ends(next);
     next['='] = 'N', next['N'] = 'o', next[0] = 'N';
     msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_ROUTER, .n_docs = 6, .scripted = true,
                                                    .next = next});
@@ -732,8 +736,7 @@ static void evidence_follows_rank(void **state)
 /* A script in which everything that was not thought of ends the turn. */
 static void script(int16_t *next)
 {
-    for (int i = 0; i < MSA_TEST_V; i++)
-        next[i] = MSA_TEST_EOS;
+    script_ends(next);
     /* "<End>", then what follows the answer head's "=" */
     next['<'] = 'E', next['E'] = 'n', next['n'] = 'd', next['d'] = '>', next['>'] = 'x';
     next['='] = 'Y', next['Y'] = 'e', next['e'] = 's', next['s'] = MSA_TEST_IM_END;
