@@ -1,8 +1,8 @@
 /* Making the index: documents are read once, in order, a batch of them at a time, whose
  * words all threads look for. What they say is kept by partition of the terms' values,
- * and a partition that grows goes to a scratch file in blocks. Then as many
- * partitions as there are threads are sorted at a time, and written one after the
- * other: the result is in the order of terms, whatever the threads. */
+ * and a partition that grows goes to a scratch file in blocks. Then some partitions at
+ * a time, one a thread, are sorted, and written one after the other: the result is in
+ * the order of terms, whatever the threads, and memory holds these partitions. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -22,7 +22,7 @@
 #define OUT_BYTES (1 << 20)
 #define BATCH_DOCS 128
 #define BATCH_BYTES (4 << 20)  /* of text; a longer document is a batch of its own */
-#define MOST_SORTED 8          /* partitions in memory at a time */
+#define MOST_SORTED 8          /* partitions in memory at a time, at most */
 
 /* A term in a document. */
 typedef struct entry {
@@ -271,7 +271,7 @@ static int by_term(const void *a, const void *b)
     return x->term != y->term ? (x->term > y->term) - (x->term < y->term) : (x->doc > y->doc) - (x->doc < y->doc);
 }
 
-/* All entries of a partition, which is then empty. */
+/* All entries of a partition, which gives up what it holds in memory. */
 static msa_rc gather(builder *b, part *p, sorting *s, msa_err *err)
 {
     const int64_t bytes = BLOCK * (int64_t)sizeof *s->all;
