@@ -84,11 +84,16 @@ THIRD = {**SECOND, "cap": 256, "routed": True, "answer_tokens": 60000, "question
          "learn": {"squad_train_part": 0.26, "nq_qed_train": 0.15, "cuad": 0.16, "cuad (whether)": 0.10, "medquad": 0.15, "bioasq_6b-8b_golden": 0.08,
                    "hybridqa_ottqa": 0.02, "multihop": 0.02, "covidqa": 0.03, "tatqa_dev": 0.02, "wikitablequestions_train": 0.01}}
 THIRD_SMOKE = {**THIRD, **SMOKE, "answer_tokens": 300, "evidence_cap": 40, "mine_at": (0.0, 0.5), "mine_others": 6, "told": 2, "queue": 12}
+# mostly single passages, which is what decides for the engine, with many questions each
+FOURTH = {**THIRD, "batch": 128, "answer_tokens": 76000, "answer_weight": 1.2, "docs": (0.78, 0.04, 0.18), "questions": 8, "decide_weight": 2.5,
+          "plain": 20, "rates": (8e-4, 3e-4, 1e-3), "told": 96,
+          "learn": {**THIRD["learn"], "squad_train_part": 0.24, "cuad": 0.18, "cuad (whether)": 0.12, "medquad": 0.13}}
+FOURTH_SMOKE = {**THIRD_SMOKE, **{k: FOURTH[k] for k in ("docs", "questions", "decide_weight", "learn")}}
 DECIDE_ONLY = " (whether)"   # questions whose answer's words are not learnt, only whether there is one
 DECIDED = ("squad_train_part", "nq_qed_train", "cuad", "medquad", "bioasq_6b-8b_golden")   # "not found" is measured on these
 # sets of one source: an unmarked passage of the one may answer a question of the other
 SOURCE = {"squad_train_sentences": "squad_train_part", "wikipedia_ottqa": "hybridqa_ottqa", **{n: "multihop" for n in MULTIHOP}}
-SIZES = {"full": FULL, "second": SECOND, "third": THIRD, "third-smoke": THIRD_SMOKE, "smoke": SMOKE, "second-smoke": SECOND_SMOKE, "two-cores": TWO_CORES, "two-cores-end": TWO_CORES_END}
+SIZES = {"full": FULL, "second": SECOND, "third": THIRD, "third-smoke": THIRD_SMOKE, "fourth": FOURTH, "fourth-smoke": FOURTH_SMOKE, "smoke": SMOKE, "second-smoke": SECOND_SMOKE, "two-cores": TWO_CORES, "two-cores-end": TWO_CORES_END}
 RANK = 32
 RATE_LOW, RATE_ROUTER, RATE_SCALAR = 8e-4, 5e-4, 5e-3
 WARM = 40              # steps
@@ -117,7 +122,7 @@ class Trainer:
         self.routers = Routers(wq, wk, math.log(60.0), self.device)
         self.choose()
         rates = c.get("rates", (RATE_LOW, RATE_ROUTER, RATE_SCALAR))
-        self.mined, self.ready, self.far, self.queue = self.data.mined, None, {}, None
+        self.mined, self.ready, self.trees, self.far, self.queue = self.data.mined, None, None, {}, None
         self.decided = torch.zeros((), device=self.device)
         la, lb = self.model.parameters()
         rw, rs = self.routers.parameters()
@@ -327,14 +332,14 @@ class Trainer:
             new = [torch.cat([wide(x), wide(y)]) for x, y in zip(new, self.queue)]
         self.queue = [x[:self.c["queue"]] for x in new]
 
-    def tree_loss(self):
-        """As answer_loss; the questions about one piece of evidence share it."""
+    def forest(self):
+        """Trees for one step."""
         d, rng, c = self.data, self.rng, self.c
         trees = []
         while sum(len(t[0]) for t in trees) < c["answer_tokens"]:
             name = self.pick(c["learn"], self.learn, 1)[0]
             if "routed" in c:   # as the engine shows it; and each passage alone, which tells more clearly that it does not answer
-                docs, cap = rng.choice([1, 2, 3], p=[0.4, 0.1, 0.5]), rng.choice([1.0, 2.0], p=[0.3, 0.7])
+                docs, cap = rng.choice([1, 2, 3], p=c.get("docs", (0.4, 0.1, 0.5))), rng.choice([1.0, 2.0], p=[0.3, 0.7])
             else:
                 docs, cap = rng.choice([1, 2, 3, 5, 7], p=[0.15, 0.2, 0.35, 0.15, 0.15]), rng.choice([0.7, 1.0, 2.0, 3.5], p=[0.2, 0.35, 0.25, 0.2])
             if name.endswith(DECIDE_ONLY):
@@ -343,6 +348,11 @@ class Trainer:
                           c.get("withheld", 0.0), "routed" in c)
             if made is not None:
                 trees.append(made)
+        return trees
+
+    def tree_loss(self):
+        """As answer_loss; the questions about one piece of evidence share it."""
+        c, trees = self.c, self.trees or self.forest()
         packed = Packed([t[0] for t in trees], self.device, branches=[t[1] for t in trees])
         rows = np.concatenate([r + x[0] + np.arange(x[1]) for r, t in zip(packed.row, trees) for x in t[2]])
         rows = torch.from_numpy(rows).to(self.device)
@@ -436,6 +446,8 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.low, 1.0)
         torch.nn.utils.clip_grad_norm_(self.routers.parameters()[0], 1.0)
         self.ready = self.pairs()   # while the device works
+        if "questions" in self.c:
+            self.trees = self.forest()
         values = torch.stack([route, hit, answer, plain, norm.float(), self.routers.log_scale.detach().exp(), self.decided]).tolist()
         if all(map(math.isfinite, values)) and values[3] < STRAYED:
             if len(self.log) % 20 == 0:
@@ -536,7 +548,7 @@ class Trainer:
                     for w in ws:
                         w.grad = None
                 torch.cuda.empty_cache()
-                self.ready = None
+                self.ready = self.trees = None
                 self.c["batch"] -= self.c["block"]
                 for part in ("answers", "answer_tokens"):
                     self.c[part] = self.c.get(part, 0) * 3 // 4
