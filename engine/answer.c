@@ -35,10 +35,11 @@
 
 typedef enum phase { FREE, ROUTE, PROBE, LIST, ANSWER, DONE } phase;
 
-/* A prompt that waits to be run. */
+/* A prompt that waits to be run; reading: the place in the round's `read` of the document
+ * that stands in it alone, -1: the answer's. */
 typedef struct prompt {
     int32_t *ids;
-    int64_t n;
+    int64_t n, reading;
 } prompt;
 
 typedef struct quest {
@@ -55,9 +56,10 @@ typedef struct quest {
     int64_t n_spans;
     int64_t list_from;        /* generative: where the list being generated starts */
     int64_t answer_from;      /* where the generated answer starts: behind the prompt */
-    prompt *prompts;          /* router: the answer's, then one for each passage read alone; the
-                                 last is run first */
+    prompt *prompts;          /* router: one for each passage that is still to be read alone, the best
+                                 document's first; the last is run first. Place n_prompts: what runs */
     int64_t n_prompts;
+    int64_t budget;           /* router: tokens that evidence may have */
     int64_t reserve;          /* generative: ids kept free for the answer */
     msa_round *rounds;        /* [max_rounds + 1]: one a routing pass */
     int64_t *evidence;
@@ -350,8 +352,8 @@ static msa_rc begin(msa_answerer *a, quest *q, msa_err *err)
 
 /* ---- router protocol: evidence and answer prompt ---------------------------------------------- */
 
-/* Makes prompt i of those that wait. */
-static msa_rc make_prompt(msa_answerer *a, quest *q, int64_t i, const msa_buf *evidence, msa_err *err)
+/* Puts a prompt behind those that wait. */
+static msa_rc make_prompt(msa_answerer *a, quest *q, int64_t reading, const msa_buf *evidence, msa_err *err)
 {
     msa_tokens_clear(&a->tokens);
     a->tokens.want_offsets = false;
@@ -360,8 +362,8 @@ static msa_rc make_prompt(msa_answerer *a, quest *q, int64_t i, const msa_buf *e
         return rc;
     if (a->tokens.n >= a->context)
         return too_long(a, a->tokens.n + 1, err);
-    prompt *p = &q->prompts[i];
-    *p = (prompt){msa_arena_alloc(q->arena, a->tokens.n, sizeof *p->ids), a->tokens.n};
+    prompt *p = &q->prompts[q->n_prompts++];
+    *p = (prompt){msa_arena_alloc(q->arena, a->tokens.n, sizeof *p->ids), a->tokens.n, reading};
     if (!p->ids)
         return msa_err_nomem(err, "a prompt");
     memcpy(p->ids, a->tokens.ids, (size_t)p->n * sizeof *p->ids);
@@ -379,88 +381,145 @@ static void enter_prompt(quest *q)
     memcpy(q->ids + same, p->ids + same, (size_t)(p->n - same) * sizeof *p->ids);
     q->run = same;
     q->n = q->answer_from = p->n;
-    q->phase = q->n_prompts > 0 ? PROBE : ANSWER;
+    q->phase = p->reading >= 0 ? PROBE : ANSWER;
 }
 
-/* The prompt in which this document is the only evidence. */
-static msa_rc make_probe(msa_answerer *a, quest *q, const char *text, int64_t n, int64_t budget, msa_err *err)
+static int64_t docs_to_read(const msa_answerer *a)
 {
-    if (!a->model->protocol.not_found_by_passage || a->prompts.n_none == 0)
-        return MSA_OK;
-    a->item.len = 0;
-    msa_rc rc = msa_prompts_evidence(&a->prompts, 1, text, n, true, &budget, &a->tokens, &a->item, err);
-    if (rc == MSA_OK)
-        rc = make_prompt(a, q, q->n_prompts, &a->item, err);
-    q->n_prompts += rc == MSA_OK;
-    return rc < 0 ? rc : MSA_OK;
-}
-
-/* Fills a->evidence with the best documents' texts, whole ones that fit `budget`
- * tokens; only the first is cut when it alone exceeds it. */
-static msa_rc gather_evidence(msa_answerer *a, quest *q, int64_t budget, msa_err *err)
-{
-    const msa_round *r = &q->rounds[0];
     const msa_protocol *p = &a->model->protocol;
-    const int64_t whole = budget;
-    a->evidence.len = 0;
-    for (int64_t i = 0; i < r->n_routed && q->a.n_evidence < p->evidence_docs && budget > 0; i++) {
+    if (a->prompts.n_none == 0)
+        return 0;
+    return p->read_docs > 0 ? p->read_docs : p->not_found_by_passage ? p->evidence_docs : 0;
+}
+
+/* Prompts in which one of the best documents is the only evidence. */
+static msa_rc make_readings(msa_answerer *a, quest *q, msa_err *err)
+{
+    msa_round *r = &q->rounds[0];
+    const int64_t most = docs_to_read(a), n = most < r->n_routed ? most : r->n_routed;
+    q->prompts = msa_arena_alloc(q->arena, n + 1, sizeof *q->prompts);
+    r->read = msa_arena_alloc(q->arena, n, sizeof *r->read);
+    if (!q->prompts || !r->read)
+        return msa_err_nomem(err, "an answer");
+    q->n_prompts = 0;
+    for (; r->n_read < n; r->n_read++) {
+        const int64_t i = r->n_read;
         const char *text;
-        int64_t n, number = q->a.n_evidence + 1;
-        msa_rc rc = a->doc_text(a->user, r->routed[i].doc, &text, &n, err);
+        int64_t n_text, budget = q->budget;
+        r->read[i] = (msa_reading){r->routed[i].doc, r->routed[i].score, NAN};
+        msa_rc rc = a->doc_text(a->user, r->read[i].doc, &text, &n_text, err);
+        a->item.len = 0;
         if (rc == MSA_OK)
-            rc = msa_prompts_evidence(&a->prompts, number, text, n, number == 1, &budget, &a->tokens,
-                                      &a->evidence, err);
+            rc = msa_prompts_evidence(&a->prompts, 1, text, n_text, true, &budget, &a->tokens, &a->item, err);
         if (rc == MSA_OK)
-            rc = make_probe(a, q, text, n, whole, err);
-        if (rc == MSA_OK)
-            rc = add_evidence(q, r->routed[i].doc, err);
+            rc = make_prompt(a, q, i, &a->item, err);
         if (rc < 0)
-            return msa_err_prefix(err, rc, "document %lld", (long long)r->routed[i].doc);
+            return msa_err_prefix(err, rc, "document %lld", (long long)r->read[i].doc);
     }
     return MSA_OK;
 }
 
-static msa_rc begin_answer(msa_answerer *a, quest *q, msa_err *err)
+/* By what a document that was read is ordered: its score and the odds that it holds
+ * the answer, as a probability. */
+static double worth(const msa_protocol *p, const msa_reading *x)
+{
+    return x->score + (isnan(x->lean) ? 0 : p->read_weight / (1 + exp(x->lean)));
+}
+
+/* The routed documents in the order in which they are taken for evidence [n_routed]:
+ * those that were read by their worth, then the others. */
+static msa_rc order_evidence(const msa_answerer *a, quest *q, int64_t **out, msa_err *err)
+{
+    const msa_round *r = &q->rounds[0];
+    const msa_protocol *p = &a->model->protocol;
+    int64_t *place = *out = msa_arena_alloc(q->arena, r->n_routed, sizeof *place);
+    if (!place)
+        return msa_err_nomem(err, "an answer");
+    for (int64_t i = 0; i < r->n_routed; i++) {
+        int64_t at = i;
+        for (; i < r->n_read && at > 0 && worth(p, &r->read[i]) > worth(p, &r->read[place[at - 1]]); at--)
+            place[at] = place[at - 1];
+        place[at] = i;
+    }
+    for (int64_t i = 0; i < r->n_routed; i++)
+        place[i] = r->routed[place[i]].doc;
+    return MSA_OK;
+}
+
+/* Fills a->evidence with the best documents' texts, whole ones that fit the budget;
+ * only the first is cut when it alone exceeds it. */
+static msa_rc gather_evidence(msa_answerer *a, quest *q, msa_err *err)
+{
+    const msa_protocol *p = &a->model->protocol;
+    int64_t budget = q->budget, *docs;
+    msa_rc rc = order_evidence(a, q, &docs, err);
+    if (rc < 0)
+        return rc;
+    a->evidence.len = 0;
+    for (int64_t i = 0; i < q->rounds[0].n_routed && q->a.n_evidence < p->evidence_docs && budget > 0; i++) {
+        const char *text;
+        int64_t n, number = q->a.n_evidence + 1;
+        rc = a->doc_text(a->user, docs[i], &text, &n, err);
+        if (rc == MSA_OK)
+            rc = msa_prompts_evidence(&a->prompts, number, text, n, number == 1, &budget, &a->tokens,
+                                      &a->evidence, err);
+        if (rc == MSA_OK)
+            rc = add_evidence(q, docs[i], err);
+        if (rc < 0)
+            return msa_err_prefix(err, rc, "document %lld", (long long)docs[i]);
+    }
+    return MSA_OK;
+}
+
+/* What not_found_bias adds for this question. */
+static double bias_of(const msa_answerer *a, const quest *q)
+{
+    const msa_protocol *p = &a->model->protocol;
+    return p->not_found_bias.base + p->not_found_bias.score * q->rounds[0].routed[0].score;
+}
+
+/* ln of the odds against any of the documents that were read; NAN: none was. The odds
+ * against two are those of the sum of what speaks for either. */
+static double lean_of_all(const msa_round *r)
+{
+    double all = NAN;
+    for (int64_t i = 0; i < r->n_read; i++) {
+        const double x = r->read[i].lean;
+        if (!isnan(x))
+            all = isnan(all) ? x : fmin(all, x) - log1p(exp(-fabs(all - x)));
+    }
+    return all;
+}
+
+/* Every passage that is to be read alone has been: they decide whether there is an
+ * answer, and which of them it is drawn from. */
+static msa_rc begin_answer_pass(msa_answerer *a, quest *q, msa_err *err)
 {
     const msa_protocol *p = &a->model->protocol;
     msa_round *r = &q->rounds[0];
-    if (r->n_routed == 0 || (p->has_min_score && r->routed[0].score < p->min_score)) {
-        finish(q, MSA_NOT_FOUND, "stop");
-        return MSA_OK;
-    }
-    /* the prompt without evidence and a fair part of the answer come first */
-    a->evidence.len = 0;
-    msa_tokens_clear(&a->tokens);
-    a->tokens.want_offsets = false;
-    msa_rc rc = msa_prompts_answer(&a->prompts, q->q.text, q->q.n, &(msa_buf){0}, &a->tokens, err);
+    msa_rc rc = gather_evidence(a, q, err);
     if (rc < 0)
         return rc;
-    if (a->tokens.n >= a->context)
-        return too_long(a, a->tokens.n + 1, err);
-    int64_t room = q->q.max_tokens < a->context / 4 ? q->q.max_tokens : a->context / 4;
-    int64_t budget = a->context - a->tokens.n - (room > 1 ? room : 1);
-    budget = p->evidence_tokens < budget ? p->evidence_tokens : budget;
-    q->prompts = msa_arena_alloc(q->arena, 1 + r->n_routed, sizeof *q->prompts);
-    if (!q->prompts)
-        return msa_err_nomem(err, "an answer");
-    q->n_prompts = 1;
-    rc = gather_evidence(a, q, budget, err);
-    if (rc < 0)
-        return rc;
+    r->chosen = q->evidence;
+    r->n_chosen = q->a.n_evidence;
+    if (p->not_found_by_passage)
+        q->a.not_found_lean = lean_of_all(r);
     if (q->a.n_evidence == 0 && !p->attend_memory) {
         finish(q, MSA_NOT_FOUND, "stop");
         return MSA_OK;
     }
-    rc = make_prompt(a, q, 0, &a->evidence, err);
+    if (p->not_found_by_passage && q->a.not_found_lean + bias_of(a, q) > 0) {
+        q->text.len = 0;
+        msa_buf_puts(&q->text, p->not_found_text);
+        if (q->text.oom)
+            return msa_err_nomem(err, "an answer");
+        finish(q, MSA_NOT_FOUND, "stop");
+        return MSA_OK;
+    }
+    rc = make_prompt(a, q, -1, &a->evidence, err);
     if (rc < 0)
         return rc;
-    q->run = 0;
     enter_prompt(q);
-    q->routing = MSA_ROUTING_NONE;
-    q->head = false;
-    q->pos = 0;
-    r->chosen = q->evidence;
-    r->n_chosen = q->a.n_evidence;
     if (p->attend_memory) {
         int64_t *docs = msa_arena_alloc(q->arena, r->n_routed, sizeof *docs);
         if (!docs)
@@ -473,26 +532,40 @@ static msa_rc begin_answer(msa_answerer *a, quest *q, msa_err *err)
     return MSA_OK;
 }
 
-/* What not_found_bias adds for this question. */
-static double bias_of(const msa_answerer *a, const quest *q)
+/* Runs the next passage that is to be read alone; behind the last comes the answer. */
+static msa_rc read_next(msa_answerer *a, quest *q, msa_err *err)
 {
-    const msa_protocol *p = &a->model->protocol;
-    return p->not_found_bias.base + p->not_found_bias.score * q->rounds[0].routed[0].score;
+    if (q->n_prompts == 0)
+        return begin_answer_pass(a, q, err);
+    enter_prompt(q);
+    return MSA_OK;
 }
 
-/* A passage was read alone: the next one is, or all of them decide. */
-static msa_rc end_probe(const msa_answerer *a, quest *q, msa_err *err)
+static msa_rc begin_answer(msa_answerer *a, quest *q, msa_err *err)
 {
-    if (q->n_prompts > 1 || !(q->a.not_found_lean + bias_of(a, q) > 0)) {
-        enter_prompt(q);
+    const msa_protocol *p = &a->model->protocol;
+    const msa_round *r = &q->rounds[0];
+    if (r->n_routed == 0 || (p->has_min_score && r->routed[0].score < p->min_score)) {
+        finish(q, MSA_NOT_FOUND, "stop");
         return MSA_OK;
     }
-    q->text.len = 0;
-    msa_buf_puts(&q->text, a->model->protocol.not_found_text);
-    if (q->text.oom)
-        return msa_err_nomem(err, "an answer");
-    finish(q, MSA_NOT_FOUND, "stop");
-    return MSA_OK;
+    /* the prompt without evidence and a fair part of the answer come first */
+    msa_tokens_clear(&a->tokens);
+    a->tokens.want_offsets = false;
+    msa_rc rc = msa_prompts_answer(&a->prompts, q->q.text, q->q.n, &(msa_buf){0}, &a->tokens, err);
+    if (rc < 0)
+        return rc;
+    if (a->tokens.n >= a->context)
+        return too_long(a, a->tokens.n + 1, err);
+    int64_t room = q->q.max_tokens < a->context / 4 ? q->q.max_tokens : a->context / 4;
+    q->budget = a->context - a->tokens.n - (room > 1 ? room : 1);
+    q->budget = p->evidence_tokens < q->budget ? p->evidence_tokens : q->budget;
+    q->run = 0;
+    q->routing = MSA_ROUTING_NONE;
+    q->head = false;
+    q->pos = 0;
+    rc = make_readings(a, q, err);
+    return rc < 0 ? rc : read_next(a, q, err);
 }
 
 /* ---- generative protocol: Memory Interleave ----------------------------------------------------- */
@@ -647,7 +720,7 @@ static msa_rc react(msa_answerer *a, quest *q, int32_t id, msa_err *err)
         return MSA_OK;
     }
     if (q->phase == PROBE)
-        return end_probe(a, q, err);
+        return read_next(a, q, err);
     q->a.completion_tokens++;
     return q->phase == LIST ? on_list_token(a, q, id, err) : on_answer_token(a, q, id, err);
 }
@@ -754,13 +827,6 @@ static void report(msa_answerer *a, msa_on_answer *fn, void *user)
     a->n_order = kept;
 }
 
-/* The leans of x and y are log odds against either of two things; the odds against
- * both are those of the sum of what speaks for them. x NAN: there is only y. */
-static double lean_of_both(double x, double y)
-{
-    return isnan(x) ? y : fmin(x, y) - log1p(exp(-fabs(x - y)));
-}
-
 /* Where an answer begins, and where one from a single passage would: how readily it
  * says that it found nothing. When passages have decided, the answer may not. r: its
  * row of the logits. */
@@ -781,8 +847,10 @@ static msa_rc lean(msa_answerer *a, quest *q, int64_t r, msa_err *err)
         row[none[i]] += (float)bias;
     }
     const double own = (double)nothing - (double)other;
-    if (!decided)
-        q->a.not_found_lean = probe ? lean_of_both(q->a.not_found_lean, own) : own;
+    if (probe)
+        q->rounds[0].read[q->prompts[q->n_prompts].reading].lean = own;
+    else if (!decided)
+        q->a.not_found_lean = own;
     return rc < 0 || bias == 0 ? rc : msa_seqs_write(a->seqs, r, row, err);
 }
 

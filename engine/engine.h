@@ -81,6 +81,9 @@ typedef struct msa_protocol {
         double base, score;               /* base + score * the best document's, added to the logits of */
     } not_found_bias;                     /* what begins not_found_text, at an answer's first token */
     bool not_found_by_passage;            /* what decides: each passage read alone, not the answer's prompt */
+    int64_t read_docs;                    /* best documents read alone before evidence is chosen; 0: as many as
+                                             evidence_docs where not_found_by_passage, else none */
+    double read_weight;                   /* of the odds that a passage read alone holds the answer, beside its score */
     /* both */
     char *answer_end;                     /* "<|im_end|>" */
 } msa_protocol;
@@ -212,12 +215,22 @@ typedef struct msa_question {
 
 typedef enum msa_outcome { MSA_ANSWERED, MSA_NOT_FOUND, MSA_PARTIAL } msa_outcome;
 
+/* A document that was read alone. */
+typedef struct msa_reading {
+    int64_t doc;
+    double score;           /* as it was routed */
+    double lean;            /* the logit that begins not_found_text less the largest other: ln of the odds
+                               against its holding the answer */
+} msa_reading;
+
 /* One retrieval round, as it stands in a result's trace. */
 typedef struct msa_round {
     msa_scored *routed;     /* best first; score: combined over router layers */
     int64_t n_routed;
     int64_t *chosen;        /* documents whose text joined the context */
     int64_t n_chosen;
+    msa_reading *read;      /* in the order of routing; those whose lean is not NAN were read */
+    int64_t n_read;
     bool fused;             /* a lexical score joined: routed[].router and .lexical are set */
 } msa_round;
 
@@ -234,8 +247,8 @@ typedef struct msa_answer {
     int64_t prompt_tokens, completion_tokens;
     double not_found_lean;       /* the logit that begins not_found_text less the largest other, at the answer's
                                     first token and without the bias; with not_found_by_passage
-                                    -ln(sum of exp(-that)) over prompts of one passage each; NAN where there
-                                    is none */
+                                    -ln(sum of exp(-that)) over the documents read alone; NAN where there is
+                                    none */
     msa_rc rc;                   /* MSA_OK, or MSA_FAILED with err: this question failed alone */
     msa_err err;
 } msa_answer;

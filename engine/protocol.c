@@ -12,6 +12,7 @@
 
 #define PROTOCOL_MAX (1 << 20)
 #define BIAS_MAX 1000.0
+#define READ_MAX_DOCS 1024
 #define N(a) ((int64_t)(sizeof(a) / sizeof((a)[0])))
 
 /* ---- the strings ----------------------------------------------------------------- */
@@ -161,6 +162,28 @@ static msa_rc read_not_found_by(const json_t *v, msa_protocol *p, msa_err *err)
     return MSA_OK;
 }
 
+static msa_rc read_read(const json_t *v, msa_protocol *p, msa_err *err)
+{
+    const char *key;
+    json_t *o;
+    if (!json_is_object(v))
+        return bad(err, "read", "not an object");
+    json_object_foreach((json_t *)v, key, o) {
+        msa_rc rc = MSA_OK;
+        if (strcmp(key, "docs") == 0)
+            rc = read_count(o, key, READ_MAX_DOCS, &p->read_docs, err);
+        else if (strcmp(key, "weight") != 0)
+            rc = bad(err, key, "neither docs nor weight");
+        else if (!json_is_number(o) || !(json_number_value(o) >= 0) || !isfinite(json_number_value(o)))
+            rc = bad(err, key, "not a number from 0");
+        else
+            p->read_weight = json_number_value(o);
+        if (rc < 0)
+            return msa_err_prefix(err, rc, "read");
+    }
+    return p->read_docs > 0 ? MSA_OK : bad(err, "read", "without docs");
+}
+
 /* A key that is no string of the table. */
 static msa_rc read_other(const char *key, const json_t *v, int64_t n_router, msa_protocol *p,
                          msa_err *err)
@@ -189,6 +212,8 @@ static msa_rc read_other(const char *key, const json_t *v, int64_t n_router, msa
         return read_bias(v, p, err);
     if (router && strcmp(key, "not_found_by") == 0)
         return read_not_found_by(v, p, err);
+    if (router && strcmp(key, "read") == 0)
+        return read_read(v, p, err);
     if (router && strcmp(key, "lexical") == 0)
         return read_lexical(v, p, err);
     return bad(err, key, router ? "not a key of the router protocol"
@@ -242,6 +267,10 @@ static msa_rc check_strings(const msa_protocol *p, msa_err *err)
             return bad(err, "not_found_by", "\"passage\" needs a not_found_text");
         if (p->not_found_by_passage && p->attend_memory)
             return bad(err, "not_found_by", "\"passage\" and attend_memory exclude each other");
+        if (p->read_docs > 0 && (p->not_found_text == NULL || p->not_found_text[0] == '\0'))
+            return bad(err, "read", "needs a not_found_text");
+        if (p->read_docs > 0 && p->attend_memory)
+            return bad(err, "read", "excludes attend_memory");
     } else if (!msa_template_has(p->interleave_item, "text") || !msa_template_has(p->interleave_item, "id")) {
         return bad(err, "interleave_item", "must have the places {id} and {text}");
     } else if (p->retrieve_done[0] == '\0') {
@@ -354,6 +383,8 @@ void msa_protocol_print(const msa_protocol *p, int64_t n_router, msa_buf *out)
         msa_buf_printf(out, "not_found_bias %.17g %.17g\n", p->not_found_bias.base, p->not_found_bias.score);
     if (p->not_found_by_passage)
         msa_buf_puts(out, "not_found_by passage\n");
+    if (p->read_docs > 0)
+        msa_buf_printf(out, "read %lld %.17g\n", (long long)p->read_docs, p->read_weight);
     if (p->lexical_weight > 0)
         msa_buf_printf(out, "lexical %.17g %lld\n", p->lexical_weight, (long long)p->lexical_candidates);
 }

@@ -181,6 +181,16 @@ static json_t *routed_row(const msa_scored *s, bool fused)
     return row;
 }
 
+/* [document, lean] of those that were read alone. */
+static json_t *read_of(const msa_round *round)
+{
+    json_t *read = json_array();
+    for (int64_t i = 0; i < round->n_read; i++)
+        if (isfinite(round->read[i].lean))
+            json_array_append_new(read, json_pack("[I, f]", (json_int_t)round->read[i].doc, round->read[i].lean));
+    return read;
+}
+
 static json_t *trace_of(const msa_answer *a)
 {
     json_t *trace = json_array();
@@ -191,8 +201,10 @@ static json_t *trace_of(const msa_answer *a)
             json_array_append_new(routed, routed_row(&round->routed[i], round->fused));
         for (int64_t i = 0; i < round->n_chosen; i++)
             json_array_append_new(chosen, json_integer(round->chosen[i]));
-        json_array_append_new(trace, json_pack("{s:I, s:o, s:o}", "round", (json_int_t)(r + 1), "routed",
-                                               routed, "chosen", chosen));
+        json_t *row = json_pack("{s:I, s:o, s:o}", "round", (json_int_t)(r + 1), "routed", routed, "chosen", chosen);
+        if (round->n_read > 0)
+            json_object_set_new(row, "read", read_of(round));
+        json_array_append_new(trace, row);
     }
     return trace;
 }

@@ -250,6 +250,7 @@ static void keep(void *user, const msa_answer *a)
         msa_round *r = &out->a.rounds[i];
         r->routed = copy(r->routed, r->n_routed, sizeof *r->routed);
         r->chosen = copy(r->chosen, r->n_chosen, sizeof *r->chosen);
+        r->read = copy(r->read, r->n_read, sizeof *r->read);
     }
 }
 
@@ -284,6 +285,7 @@ void msa_test_answers_free(msa_test_answer *a, int64_t n)
         for (int64_t r = 0; r < a[i].a.n_rounds; r++) {
             free(a[i].a.rounds[r].routed);
             free(a[i].a.rounds[r].chosen);
+            free(a[i].a.rounds[r].read);
         }
         free(a[i].a.rounds);
         free(a[i].a.evidence);

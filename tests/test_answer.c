@@ -86,12 +86,14 @@ static void company_router(void **state)
 }
 
 /* Lets passages decide which questions have an answer, the first one just not. */
-static void let_passages_decide(msa_test_world *w, const msa_question *first)
+static void let_passages_decide(msa_test_world *w, const msa_question *first, int64_t read_docs)
 {
     msa_test_answer a;
     msa_protocol *p = &w->model->protocol;
     msa_test_set(&p->not_found_text, "a");
     p->not_found_by_passage = true;
+    p->read_docs = read_docs;
+    p->read_weight = 10;
     p->not_found_bias.base = -1000;
     ask(w, *first, 300, &a);
     p->not_found_bias.base = 1e-6 - a.a.not_found_lean;
@@ -99,9 +101,8 @@ static void let_passages_decide(msa_test_world *w, const msa_question *first)
 }
 
 /* Whether by one question at a time or by many, at once or late. */
-static void company_by_passage(void **state)
+static void check_company_by_passage(int64_t read_docs)
 {
-    (void)state;
     msa_test_world w;
     msa_question qs[MANY];
     char text[MANY][64];
@@ -109,7 +110,7 @@ static void company_by_passage(void **state)
     const msa_answerer_opts many = {.max_batch = 6, .max_context = 300};
     msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_ROUTER, .n_docs = 20, .seed = 3});
     many_questions(qs, text);
-    let_passages_decide(&w, &qs[0]);
+    let_passages_decide(&w, &qs[0], read_docs);
     msa_test_ask(&w, &(msa_answerer_opts){.max_batch = 1, .max_context = 300}, qs, MANY, alone);
     msa_test_ask(&w, &many, qs, MANY, together);
     msa_test_device_begin(w.model->kern);
@@ -126,6 +127,13 @@ static void company_by_passage(void **state)
     msa_test_answers_free(together, MANY);
     msa_test_answers_free(late, MANY);
     msa_test_world_close(&w);
+}
+
+static void company_by_passage(void **state)
+{
+    (void)state;
+    check_company_by_passage(0);
+    check_company_by_passage(3);
 }
 
 static void company_generative(void **state)
@@ -420,6 +428,75 @@ static void passages_are_read_alone(void **state)
     (void)state;
     check_passages("ref", 1e-9);
     check_passages("cpu", 1e-4);
+}
+
+/* Reading more documents than the evidence has: the evidence is those that seem to hold
+ * the answer, all that were read decide, and what each tells is in the trace. */
+static void reading_chooses_the_evidence(void **state)
+{
+    (void)state;
+    enum { READ = 5, KEPT = 2 };
+    msa_test_world w;
+    msa_test_answer plain, read;
+    double odds = 0;
+    int64_t moved = 0, order[READ];
+    msa_test_world_open(&w, &(msa_test_world_opts){.kind = MSA_PROTOCOL_ROUTER, .n_docs = 9, .seed = 6, .top_k = 7});
+    msa_protocol *p = &w.model->protocol;
+    msa_test_set(&p->not_found_text, "a");
+    p->not_found_bias.base = -1000;
+    p->evidence_docs = KEPT;
+    p->evidence_tokens = 500;
+    ask(&w, question("abc?"), 700, &plain);
+    assert_int_equal(plain.a.rounds[0].n_read, 0);
+    p->read_docs = READ;
+    for (int by_passage = 0; by_passage < 2; by_passage++)
+        for (int weight = 0; weight < 3; weight++) {
+            p->not_found_by_passage = by_passage;
+            p->read_weight = 0.5 * weight * weight * weight;   /* nothing, little, much */
+            ask(&w, question("abc?"), 700, &read);
+            const msa_round *r = &read.a.rounds[0];
+            assert_int_equal(r->n_read, READ);
+            assert_int_equal(read.a.n_evidence, KEPT);
+            odds = 0;
+            double worth[READ];
+            for (int i = 0; i < READ; i++) {
+                assert_int_equal(r->read[i].doc, plain.a.rounds[0].routed[i].doc);
+                worth[i] = r->routed[i].score + p->read_weight / (1 + exp(r->read[i].lean));
+                odds += exp(-r->read[i].lean);
+                order[i] = i;
+            }
+            for (int i = 0; i < READ; i++)   /* by hand: the best to the front, time after time */
+                for (int j = i + 1; j < READ; j++)
+                    if (worth[order[j]] > worth[order[i]]) {
+                        int64_t swap = order[i];
+                        order[i] = order[j], order[j] = swap;
+                    }
+            for (int i = 0; i < KEPT; i++) {
+                assert_int_equal(read.a.evidence[i], r->read[order[i]].doc);
+                moved += order[i] != i;
+                assert_true(weight > 0 || order[i] == i);
+            }
+            if (by_passage)
+                assert_true(fabs(read.a.not_found_lean + log(odds)) < 1e-9);
+            else if (weight == 0)   /* the answer is that without reading */
+                assert_true(fabs(read.a.not_found_lean - plain.a.not_found_lean) < 1e-9);
+            if (weight == 0)
+                assert_string_equal(read.a.text, plain.a.text);
+            msa_test_answers_free(&read, 1);
+        }
+    assert_true(moved > 0);
+    /* what the others tell decides, too */
+    p->not_found_bias.base = log(odds) + 1e-6;
+    ask(&w, question("abc?"), 700, &read);
+    assert_int_equal(read.a.outcome, MSA_NOT_FOUND);
+    assert_int_equal(read.a.n_evidence, KEPT);
+    msa_test_answers_free(&read, 1);
+    p->not_found_bias.base = log(odds) - 1e-6;
+    ask(&w, question("abc?"), 700, &read);
+    assert_int_not_equal(read.a.outcome, MSA_NOT_FOUND);
+    msa_test_answers_free(&read, 1);
+    msa_test_answers_free(&plain, 1);
+    msa_test_world_close(&w);
 }
 
 /* A prompt that begins with the words that were routed is computed as any other. */
@@ -901,6 +978,7 @@ int main(void)
         cmocka_unit_test(stops_and_not_found),
         cmocka_unit_test(a_bias_decides_where_an_answer_begins),
         cmocka_unit_test(passages_are_read_alone),
+        cmocka_unit_test(reading_chooses_the_evidence),
         cmocka_unit_test(prompts_start_afresh),
         cmocka_unit_test(passages_decide),
         cmocka_unit_test(empty_bank),

@@ -94,9 +94,10 @@ static void a_router_protocol_is_read(void **state)
     assert_string_equal(p.question_after, "");
     msa_protocol_free(&p);
     msa_test_text(f->dir, "msa_protocol.json",
-                  "{\"version\": 1, \"protocol\": \"router\", \"not_found_by\": \"passage\", \"not_found_text\": \"None\"}");
+                  "{\"version\": 1, \"protocol\": \"router\", \"not_found_by\": \"passage\", \"not_found_text\": \"None\","
+                  " \"read\": {\"docs\": 10, \"weight\": 0.25}}");
     assert_int_equal(msa_protocol_read(f->dir, 2, &p, NULL), MSA_OK);
-    assert_true(p.not_found_by_passage);
+    assert_true(p.not_found_by_passage && p.read_docs == 10 && p.read_weight == 0.25);
     msa_protocol_free(&p);
 }
 
@@ -132,6 +133,14 @@ static void bad_protocols_are_refused_by_key(void **state)
         {R "\"not_found_by\": \"passage\", \"not_found_text\": \"No\", \"attend_memory\": true}",
          "not_found_by: \"passage\" and attend_memory"},
         {G "\"not_found_by\": \"evidence\"}", "not_found_by: not a key of the generative"},
+        {R "\"read\": 3, \"not_found_text\": \"No\"}", "read: not an object"},
+        {R "\"read\": {}, \"not_found_text\": \"No\"}", "read: without docs"},
+        {R "\"read\": {\"docs\": 0}, \"not_found_text\": \"No\"}", "read: docs"},
+        {R "\"read\": {\"docs\": 2, \"weight\": -1}, \"not_found_text\": \"No\"}", "read: weight"},
+        {R "\"read\": {\"docs\": 2, \"words\": 1}, \"not_found_text\": \"No\"}", "read: words"},
+        {R "\"read\": {\"docs\": 2}}", "read: needs a not_found_text"},
+        {R "\"read\": {\"docs\": 2}, \"not_found_text\": \"No\", \"attend_memory\": true}", "read: excludes attend_memory"},
+        {G "\"read\": {\"docs\": 2}}", "read: not a key of the generative"},
         {R "\"lexical\": 1}", "lexical: not an object"},
         {R "\"lexical\": {\"weight\": -1}}", "lexical: weight"},
         {R "\"lexical\": {\"weight\": \"1\"}}", "lexical: weight"},
