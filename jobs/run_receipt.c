@@ -94,6 +94,15 @@ static json_t *lexical(const msa_run *r)
                : json_null();
 }
 
+/* Documents that are read alone before evidence is chosen; null: none, unless for "not found". */
+static json_t *read_alone(const msa_run *r)
+{
+    const msa_protocol *p = &r->protocol;
+    return r->peeked && p->read_docs > 0
+               ? json_pack("{s:I, s:f}", "docs", (json_int_t)p->read_docs, "weight", p->read_weight)
+               : json_null();
+}
+
 static json_t *options(const msa_ask *a)
 {
     return json_pack("{s:s, s:I, s:f, s:f, s:I, s:o, s:I, s:s}", "mode", "ask", "max_tokens",
@@ -116,12 +125,12 @@ msa_rc msa_run_receipt(msa_run *r, int exit_code, msa_err *err)
         return rc;
     msa_program_sha256(program);
     json_t *v = json_pack(
-        "{s:i, s:s, s:{s:s, s:s, s:o}, s:{s:o, s:o}, s:{s:o, s:o, s:o}, s:{s:o, s:o, s:o, s:I, s:I, s:I}, s:o, "
+        "{s:i, s:s, s:{s:s, s:s, s:o}, s:{s:o, s:o}, s:{s:o, s:o, s:o, s:o}, s:{s:o, s:o, s:o, s:I, s:I, s:I}, s:o, "
         "s:o, s:s, s:{s:{s:I, s:I, s:I, s:I, s:I, s:I}, s:o, s:o}, s:{s:f, s:f, s:f, s:f}, s:I, s:I, s:i}",
         "version", 1, "id", j->id, "program", "name", "msa-batch", "version", MSA_PROGRAM_VERSION, "sha256",
         hash_or_null(program), "job", "path", msa_json_string(j->path), "sha256", hash_or_null(j->sha256),
         "model", "path", msa_json_string(j->model), "fingerprint", hash_or_null(r->fingerprint), "lexical",
-        lexical(r), "store", "path", msa_json_string(j->store), "state", hash_or_null(r->store_state), "manifest_sha256",
+        lexical(r), "read", read_alone(r), "store", "path", msa_json_string(j->store), "state", hash_or_null(r->store_state), "manifest_sha256",
         hash_or_null(manifest), "documents",
         (json_int_t)(r->corpus ? msa_corpus_alive(r->corpus) : 0), "tokens", (json_int_t)r->context_tokens,
         "bank_bytes", (json_int_t)bank.bytes, "device", device(r), "options", options(&j->defaults), "isolation",

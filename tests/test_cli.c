@@ -738,7 +738,7 @@ static void route_lines(void **state)
 }
 
 /* A model with a lexical score finds by words, says so, and makes its index when it
- * has to. */
+ * has to; one that reads documents alone shows what they told. */
 static void words_join_the_router(void **state)
 {
     (void)state;
@@ -746,6 +746,7 @@ static void words_join_the_router(void **state)
     put("words/msa_protocol.json",
         "{\"version\": 1, \"protocol\": \"router\", \"evidence_docs\": 2, \"evidence_tokens\": 400,"
         " \"answer_prompt\": \"<|im_start|>{evidence}{question}<|im_end|>\","
+        " \"not_found_text\": \"None\", \"not_found_bias\": {\"base\": -1000}, \"read\": {\"docs\": 2, \"weight\": 1},"
         " \"lexical\": {\"weight\": 1000, \"candidates\": 2}}");
     clear("store/lexical");
     put("stdin", "{\"id\": 1, \"question\": \"deliveries to Rotterdam\"}\n");
@@ -782,11 +783,16 @@ static void words_join_the_router(void **state)
     assert_int_equal(json_array_size(row), 4);
     assert_true(json_equal(json_array_get(row, 1), json_object_get(cited, "score")));
     assert_true(json_real_value(json_array_get(row, 3)) > 0);
+    const json_t *read = json_object_get(json_array_get(json_object_get(msa, "trace"), 0), "read");
+    assert_int_equal(json_array_size(read), 2);
+    assert_true(json_equal(json_array_get(json_array_get(read, 0), 0), json_array_get(row, 0)));
+    assert_true(json_is_real(json_array_get(json_array_get(read, 0), 1)));
     json_decref(v);
     free(line);
     json_t *run = check_file("out-words/run.json", "run");
     const json_t *option = json_object_get(json_object_get(run, "model"), "lexical");
     assert_int_equal(json_integer_value(json_object_get(option, "candidates")), 2);
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(json_object_get(run, "model"), "read"), "docs")), 2);
     json_decref(run);
 }
 
