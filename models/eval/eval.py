@@ -48,6 +48,8 @@ def arguments():
                    help="questions of each set that are asked again without their passages; 0: none")
     a.add_argument("--parts", type=int, default=1,
                    help="ask those in so many parts: a part lacks only its own questions' passages, not all of them")
+    a.add_argument("--withhold-documents", action="store_true",
+                   help="without all passages of their passages' documents (of the same title): what surrounds a passage may answer, too")
     a.add_argument("--lexical", default="", help="weight,candidates; default: the model's own, or 0.3,100")
     a.add_argument("--weights", default="", help="further weights of the lexical score to compare, by commas")
     a.add_argument("--peers", default="bm25,minilm")
@@ -111,6 +113,11 @@ def choose(a, name, shared):
     return questions, [passages[p] for p in list(keep) + rest]
 
 
+def titled(p):
+    """What a passage's document is known by."""
+    return p.get("title") or p["id"]
+
+
 def write_lines(path, rows):
     """Replaces the file when it would be another: a store knows files by time."""
     text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
@@ -119,15 +126,30 @@ def write_lines(path, rows):
             f.write(text)
 
 
+def deal(a, questions, titles):
+    """Questions that are asked again in parts; by document where whole ones are withheld, so
+    that a part lacks few of them."""
+    if not a.withhold_documents:
+        return [questions[i::a.parts] for i in range(a.parts)]
+    names = list(dict.fromkeys(titles[q["positives"][0]] for q in questions))
+    return [[q for q in questions if titles[q["positives"][0]] in names[i::a.parts]] for i in range(a.parts)]
+
+
 def write_corpus(folder, a, passages, parts):
     """One record a passage. parts: questions that are asked again without their passages.
     Returns the distractors, the names of all files, and for each part those without its
     passages: main.jsonl has what no part lacks, withheld-0-2.jsonl what parts 0 and 2 lack."""
     os.makedirs(os.path.join(folder, "in"), exist_ok=True)
     record = lambda p: {"id": p["id"], "title": p.get("title") or "", "text": p["text"]}
-    lacks, files = {}, {(): []}
+    lacks, files, of_title = {}, {(): []}, {}
+    for p in passages:
+        of_title.setdefault(titled(p), []).append(p["id"])
+    titles = {p["id"]: titled(p) for p in passages}
     for i, part in enumerate(parts):
-        for p in dict.fromkeys(p for q in part for p in q["positives"]):
+        gone = [p for q in part for p in q["positives"]]
+        if a.withhold_documents:
+            gone = [p for t in dict.fromkeys(titles[p] for p in gone) for p in of_title[t]]
+        for p in dict.fromkeys(gone):
             lacks.setdefault(p, []).append(i)
     for p in passages:
         files.setdefault(tuple(lacks.get(p["id"], ())), []).append(record(p))
@@ -270,7 +292,9 @@ def measure_corpus(a, name, sets, models):
     passages = list({p["id"]: p for _, _, own in sets for p in own}.values())
     withhold = 0 if a.no_answers else a.withhold
     again = {s: questions[:withhold] for s, questions, _ in sets}
-    parts = [[q for questions in again.values() for q in questions[i::a.parts]] for i in range(a.parts if withhold else 0)]
+    titles = {p["id"]: titled(p) for p in passages}
+    dealt = [deal(a, questions, titles) for questions in again.values()] if withhold else []
+    parts = [sum(part, []) for part in zip(*dealt)]
     more, files, without = write_corpus(folder, a, passages, parts)
     pool = passages + more
     everyone = [q for _, questions, _ in sets for q in questions]
