@@ -140,14 +140,17 @@ msa_rc msa_forward_qkv(msa_model *m, const msa_layer *l, msa_forward *f, int64_t
                                 f->qkv, err);
 }
 
-msa_rc msa_forward_project(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err)
+msa_rc msa_forward_rotate(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err)
 {
     const msa_config *c = &m->config;
+    return msa_kern_qk_rope(m->kern, NULL, f->qkv, M, msa_config_heads(c), l->q_norm, l->k_norm, c->rms_eps,
+                            f->pos, c->rope_theta, err);
+}
+
+msa_rc msa_forward_project(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err)
+{
     msa_rc rc = msa_forward_qkv(m, l, f, M, err);
-    if (rc == MSA_OK)
-        rc = msa_kern_qk_rope(m->kern, NULL, f->qkv, M, msa_config_heads(c), l->q_norm, l->k_norm,
-                              c->rms_eps, f->pos, c->rope_theta, err);
-    return rc;
+    return rc == MSA_OK ? msa_forward_rotate(m, l, f, M, err) : rc;
 }
 
 msa_rc msa_forward_keep(msa_model *m, const msa_layer *l, msa_forward *f, int64_t B,
@@ -159,16 +162,13 @@ msa_rc msa_forward_keep(msa_model *m, const msa_layer *l, msa_forward *f, int64_
                                   c->rms_eps, f->pos, c->rope_theta, B, row_start, ck, cv, at, err);
 }
 
-msa_rc msa_forward_finish(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err)
+msa_rc msa_forward_finish(msa_model *m, const msa_layer *l, const msa_layer *next, msa_forward *f, int64_t M,
+                          msa_err *err)
 {
-    const msa_config *c = &m->config;
-    msa_rc rc = msa_kern_linear(m->kern, NULL, l->o, f->att, M, f->x, MSA_LINEAR_ADD, err);
-    if (rc == MSA_OK)
-        rc = msa_kern_norm_linear(m->kern, NULL, f->x, l->mlp_norm, c->rms_eps, l->gate_up, M, f->xn,
-                                  f->gate_up, f->mlp, err);
-    if (rc == MSA_OK)
-        rc = msa_kern_linear(m->kern, NULL, l->down, f->mlp, M, f->x, MSA_LINEAR_ADD, err);
-    return rc;
+    const msa_kern_link link = {.o = l->o, .gamma = l->mlp_norm, .gate_up = l->gate_up, .down = l->down,
+                                .next_gamma = next ? next->attn_norm : NULL, .next = next ? next->qkv : NULL,
+                                .eps = m->config.rms_eps};
+    return msa_kern_between(m->kern, NULL, &link, f->att, M, f->x, f->xn, f->gate_up, f->mlp, f->qkv, err);
 }
 
 msa_rc msa_forward_logits(msa_model *m, const msa_forward *f, const int64_t *idx, int64_t R,

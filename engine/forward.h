@@ -44,14 +44,18 @@ msa_rc msa_forward_embed(msa_model *m, msa_forward *f, const int32_t *ids, const
 msa_rc msa_forward_place(msa_model *m, msa_forward *f, const int64_t *pos, int64_t M, msa_err *err);
 /* xn = RMSNorm(x); qkv = its projections. */
 msa_rc msa_forward_qkv(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err);
-/* The same, q and k normed (Qwen3) and rotated. */
+/* Norms (Qwen3) and rotates q and k of qkv. */
+msa_rc msa_forward_rotate(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err);
+/* qkv, then rotate. */
 msa_rc msa_forward_project(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err);
-/* Norms and rotates q and k as project does, and keeps K and V as msa_kern_cache_store. */
+/* Rotates, and keeps K and V as msa_kern_cache_store. */
 msa_rc msa_forward_keep(msa_model *m, const msa_layer *l, msa_forward *f, int64_t B,
                         const int64_t *row_start, void *const *ck, void *const *cv, const int64_t *at,
                         msa_err *err);
-/* x += att Wo; x += MLP(RMSNorm(x)). */
-msa_rc msa_forward_finish(msa_model *m, const msa_layer *l, msa_forward *f, int64_t M, msa_err *err);
+/* x += att Wo; x += MLP(RMSNorm(x)); then msa_forward_qkv of the layer `next`, unless it is
+ * NULL. */
+msa_rc msa_forward_finish(msa_model *m, const msa_layer *l, const msa_layer *next, msa_forward *f, int64_t M,
+                          msa_err *err);
 /* logits [R, V] f32 (device) of rows idx [R] (host) of x; gathered [R,E] f32 and
  * normed [R,E] act are device scratch of R rows. */
 msa_rc msa_forward_logits(msa_model *m, const msa_forward *f, const int64_t *idx, int64_t R,

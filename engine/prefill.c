@@ -380,7 +380,7 @@ static msa_rc queue_layers(run *r, msa_err *err)
             rc = msa_kern_attn_packed(r->m->kern, NULL, r->f.qkv, r->n_rows, msa_config_heads(c),
                                       r->doc_start, r->n_docs, r->f.att, err);
         if (rc == MSA_OK && i < last)
-            rc = msa_forward_finish(r->m, l, &r->f, r->n_rows, err);
+            rc = msa_forward_finish(r->m, l, NULL, &r->f, r->n_rows, err);
     }
     return rc;
 }

@@ -189,7 +189,7 @@ static msa_rc run_head(msa_seqs *s, const int32_t *ids, msa_err *err)
         if (rc >= 0)
             rc = msa_kern_attn_packed(k, NULL, s->f.qkv, n, h, seq, 1, s->f.att, err);
         if (rc >= 0)
-            rc = msa_forward_finish(s->model, l, &s->f, n, err);
+            rc = msa_forward_finish(s->model, l, NULL, &s->f, n, err);
     }
     return rc;
 }
@@ -560,6 +560,7 @@ static msa_rc run_layers(msa_seqs *s, pass *p, msa_err *err)
 {
     const msa_config *c = &s->model->config;
     const int64_t width = msa_kern_route_width(&c->route), first = c->router_layers[0];
+    bool projected = false; /* qkv is there already */
     msa_rc rc = MSA_OK;
     for (int64_t i = 0; rc >= 0 && p->n > 0 && i < c->n_layers; i++) {
         const msa_layer *l = &s->model->layers[i];
@@ -567,9 +568,10 @@ static msa_rc run_layers(msa_seqs *s, pass *p, msa_err *err)
         const bool routes = l->router >= 0 && p->n_plain < p->n;
         if (i == first && routes && s->below)
             rc = rejoin(s, p, err);
-        if (rc >= 0) /* routers may read rotated queries */
-            rc = (routes ? msa_forward_project : msa_forward_qkv)(s->model, l, &s->f,
-                                                                  rows->start[p->n], err);
+        if (rc >= 0 && !projected)
+            rc = msa_forward_qkv(s->model, l, &s->f, rows->start[p->n], err);
+        if (rc >= 0 && routes) /* routers may read rotated queries */
+            rc = msa_forward_rotate(s->model, l, &s->f, rows->start[p->n], err);
         if (rc >= 0 && routes && !s->o.combined)
             rc = route_layer(s, p, l, err);
         if (rc >= 0 && routes && s->o.combined) {
@@ -581,8 +583,10 @@ static msa_rc run_layers(msa_seqs *s, pass *p, msa_err *err)
         }
         if (rc >= 0 && p->n > 0)
             rc = attend(s, p, i, rows, routes, err);
+        /* unless rejoin() stands between */
+        projected = i + 1 < c->n_layers && (i + 1 != first || p->n_plain == p->n || !s->below);
         if (rc >= 0 && p->n > 0)
-            rc = msa_forward_finish(s->model, l, &s->f, rows->start[p->n], err);
+            rc = msa_forward_finish(s->model, l, projected ? l + 1 : NULL, &s->f, rows->start[p->n], err);
     }
     if (rc >= 0)
         rc = msa_forward_logits(s->model, &s->f, s->last, s->n_logits, s->gathered, s->normed,

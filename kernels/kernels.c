@@ -595,6 +595,46 @@ msa_rc msa_kern_norm_linear(msa_kern *k, msa_kern_stream *st, const float *x, co
     return rc;
 }
 
+static bool is_weight(const msa_kern *k, const msa_kern_weight *w, int64_t N, int64_t K)
+{
+    return w && w->owner == k && w->N == N && w->K == K;
+}
+
+msa_rc msa_kern_between(msa_kern *k, msa_kern_stream *st, const msa_kern_link *l, const void *att,
+                        int64_t M, float *x, void *xn, void *gu, void *mlp, void *qkv, msa_err *err)
+{
+    REFUSE_NULL(k);
+    REFUSE_NULL(l);
+    REFUSE(!l->o || !l->down, "a null pointer: a weight");
+    const int64_t E = l->o->N, I = l->down->K, N = l->next ? l->next->N : 0;
+    REFUSE(!is_weight(k, l->o, E, l->o->K) || !is_weight(k, l->gate_up, 2 * I, E) ||
+               !is_weight(k, l->down, E, I) || (l->next && !is_weight(k, l->next, N, E)),
+           "weights that do not belong together");
+    REFUSE(M < 0 || !FITS(M, E) || !FITS(M, l->o->K) || !FITS(M, 2 * I) || !FITS(M, N), "a shape out of range");
+    REFUSE(!(l->eps >= 0), "eps must not be negative");
+    REFUSE_BEYOND(M, rows);
+    if (M == 0)
+        return MSA_OK;
+    REFUSE_NULL(l->gamma);
+    REFUSE_NULL(att);
+    REFUSE_NULL(x);
+    REFUSE_NULL(xn);
+    REFUSE_NULL(gu);
+    REFUSE_NULL(mlp);
+    REFUSE(l->next && (!l->next_gamma || !qkv), "a null pointer: what next needs");
+    msa_rc rc = k->ops->between ? k->ops->between(k, st, l, att, M, x, xn, gu, mlp, qkv, err) : MSA_END;
+    if (rc != MSA_END)
+        return rc;
+    rc = k->ops->linear(k, st, l->o, att, M, x, MSA_LINEAR_ADD, err);
+    if (rc == MSA_OK)
+        rc = msa_kern_norm_linear(k, st, x, l->gamma, l->eps, l->gate_up, M, xn, gu, mlp, err);
+    if (rc == MSA_OK)
+        rc = k->ops->linear(k, st, l->down, mlp, M, x, MSA_LINEAR_ADD, err);
+    if (rc == MSA_OK && l->next)
+        rc = msa_kern_norm_linear(k, st, x, l->next_gamma, l->eps, l->next, M, xn, NULL, qkv, err);
+    return rc;
+}
+
 msa_rc msa_kern_gather(msa_kern *k, msa_kern_stream *st, const float *x, int64_t E,
                        const int64_t *idx, int64_t R, float *out, msa_err *err)
 {

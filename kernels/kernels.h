@@ -136,7 +136,7 @@ msa_rc msa_kern_event_seconds(msa_kern *k, msa_kern_event *from, msa_kern_event 
 /* A run of operations that is repeated with the same operations, shapes and device
  * pointers, while what its host arrays hold (borders, segments, cache lengths)
  * changes: a decoding step. Between begin and end stand only rms_norm, linear,
- * norm_linear, qk_rope, qk_rope_store, cache_store, attn_memory, swiglu and gather,
+ * norm_linear, between, qk_rope, qk_rope_store, cache_store, attn_memory, swiglu and gather,
  * all on st. A backend that records keeps the first run of a key and replays it,
  * taking the arrays of each later run; the others compute at once. key > 0. A run that
  * differs from the recorded one in anything but its arrays is recorded anew. Nothing
@@ -188,8 +188,8 @@ typedef struct msa_kern_heads {
  * and k_gamma [D] f32 (both NULL: no norm, Llama type), then RoPE with
  * positions pos [M] (device) and frequencies theta^(-i/(D/2)): the first half
  * of a head pairs with the second. Values stay. Angles are computed as
- * pos * frequency in f64, or to the same accuracy. Here and in qk_rope_store and
- * norm_linear, pos and the gammas are not what an operation computed: they came by
+ * pos * frequency in f64, or to the same accuracy. Here and in qk_rope_store,
+ * norm_linear and between, pos and the gammas are not what an operation computed: they came by
  * msa_kern_copy, and a device may read them before the operation in front has ended. */
 msa_rc msa_kern_qk_rope(msa_kern *k, msa_kern_stream *st, void *qkv, int64_t M, msa_kern_heads h,
                         const float *q_gamma, const float *k_gamma, float eps, const int64_t *pos,
@@ -247,6 +247,24 @@ msa_rc msa_kern_swiglu(msa_kern *k, msa_kern_stream *st, const void *gu, int64_t
 msa_rc msa_kern_norm_linear(msa_kern *k, msa_kern_stream *st, const float *x, const float *gamma,
                             float eps, const msa_kern_weight *w, int64_t M, void *xn, void *gu,
                             void *out, msa_err *err);
+
+/* What stands between the attention of one layer and the rotation of the next:
+ *   x += att Wo^T;  mlp = swiglu(rms_norm(x) Wgate_up^T);  x += mlp Wdown^T
+ * and, unless next is NULL (behind the last layer), xn = rms_norm(x); qkv = xn Wnext^T,
+ * each as linear and norm_linear have it. Backends may do it in one go, rounding less in
+ * between. x [M,E] f32; att [M,A] and qkv [M,N] act; xn [M,E], gu [M,2I] and mlp [M,I]
+ * act are room: undefined afterwards but for xn when next is there. */
+typedef struct msa_kern_link {
+    const msa_kern_weight *o;         /* [E, A] */
+    const float *gamma;               /* [E], of the norm in front of gate_up */
+    const msa_kern_weight *gate_up;   /* [2I, E] */
+    const msa_kern_weight *down;      /* [E, I] */
+    const float *next_gamma;          /* [E], in front of next */
+    const msa_kern_weight *next;      /* [N, E] or NULL */
+    float eps;                        /* of both norms */
+} msa_kern_link;
+msa_rc msa_kern_between(msa_kern *k, msa_kern_stream *st, const msa_kern_link *l, const void *att,
+                        int64_t M, float *x, void *xn, void *gu, void *mlp, void *qkv, msa_err *err);
 
 /* out [R,E] f32 = rows idx[R] (host) of x [M,E] f32. */
 msa_rc msa_kern_gather(msa_kern *k, msa_kern_stream *st, const float *x, int64_t E,

@@ -73,6 +73,9 @@ typedef struct msa_kern_ops {
     msa_rc (*norm_linear)(msa_kern *k, msa_kern_stream *st, const float *x, const float *gamma,
                           float eps, const msa_kern_weight *w, int64_t M, void *xn, void *gu,
                           void *out, msa_err *err);
+    /* NULL, or MSA_END for what it does not take: linear and norm_linear one after the other */
+    msa_rc (*between)(msa_kern *k, msa_kern_stream *st, const msa_kern_link *l, const void *att,
+                      int64_t M, float *x, void *xn, void *gu, void *mlp, void *qkv, msa_err *err);
     msa_rc (*gather)(msa_kern *k, msa_kern_stream *st, const float *x, int64_t E,
                      const int64_t *idx, int64_t R, float *out, msa_err *err);
 

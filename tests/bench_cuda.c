@@ -549,6 +549,7 @@ static void decode_step(decoder *d, int64_t B, int64_t own)
     for (int64_t b = 0; b < B; b++)
         at[b] = own;
     DO(msa_kern_graph_begin(k, NULL, B, &err));
+    DO(msa_forward_qkv(m, m->layers, &d->f, B, &err));
     for (int64_t i = 0; i < c->n_layers; i++) {
         const msa_layer *l = &m->layers[i];
         const bool routes = l->router >= 0;
@@ -559,11 +560,10 @@ static void decode_step(decoder *d, int64_t B, int64_t own)
             cv[b] = d->cv + (i * MOST_BATCH + b) * bytes;
             caches[b] = (msa_kern_cache){ck[b], cv[b], own + 1};
         }
-        DO(msa_forward_qkv(m, l, &d->f, B, &err));
         DO(msa_forward_keep(m, l, &d->f, B, rows, ck, cv, at, &err));
         DO(msa_kern_attn_memory(k, NULL, d->f.qkv, (h.H + 2 * h.G) * h.D, h, B, rows, routes ? d->segs[i] : NULL,
                                 routes ? some : none, caches, d->f.att, &err));
-        DO(msa_forward_finish(m, l, &d->f, B, &err));
+        DO(msa_forward_finish(m, l, i + 1 < c->n_layers ? l + 1 : NULL, &d->f, B, &err));
     }
     int64_t idx[MOST_BATCH];
     for (int64_t b = 0; b < B; b++)

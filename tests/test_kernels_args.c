@@ -31,9 +31,10 @@ static void bad_arguments_are_refused(void **unused)
         msa_kern_heads h = {2, 1, 8};
         float x[64] = {0};
         int64_t big = INT64_MAX / 4, pos[4] = {0};
-        msa_kern_weight *w = NULL, *odd = NULL, *other = NULL;
+        msa_kern_weight *w = NULL, *odd = NULL, *wide = NULL, *other = NULL;
         OK(msa_kern_weight_new(k, x, MSA_F32, 4, 4, &w, NULL));
         OK(msa_kern_weight_new(k, x, MSA_F32, 3, 4, &odd, NULL));
+        OK(msa_kern_weight_new(k, x, MSA_F32, 8, 4, &wide, NULL));
         OK(msa_kern_weight_new(s->ref, x, MSA_F32, 4, 4, &other, NULL));
         msa_kern_route r = {.h = h, .scale = 1, .query = MSA_REDUCE_MAX};
 #define REFUSED(call)                                      \
@@ -61,6 +62,18 @@ static void bad_arguments_are_refused(void **unused)
         REFUSED(msa_kern_norm_linear(k, NULL, x, x, 0, other, 1, x, NULL, x, &err));
         REFUSED(msa_kern_norm_linear(k, NULL, x, x, 0, w, 1, NULL, x, x, &err));
         REFUSED(msa_kern_norm_linear(k, NULL, x, x, 0, odd, 1, x, x, x, &err));
+        msa_kern_link link = {.o = w, .gamma = x, .gate_up = w, .down = w}; /* gate_up of 2 * 4 rows is wanted */
+        REFUSED(msa_kern_between(k, NULL, &link, x, 1, x, x, x, x, x, &err));
+        link.gate_up = wide;
+        REFUSED(msa_kern_between(k, NULL, &link, x, 1, x, x, x, NULL, x, &err));
+        link.next = w; /* without its gamma */
+        REFUSED(msa_kern_between(k, NULL, &link, x, 1, x, x, x, x, x, &err));
+        link.next = odd, link.next_gamma = x;
+        REFUSED(msa_kern_between(k, NULL, &link, x, 1, x, x, x, x, NULL, &err));
+        link.eps = -1;
+        REFUSED(msa_kern_between(k, NULL, &link, x, 1, x, x, x, x, x, &err));
+        link.eps = 0, link.o = other;
+        REFUSED(msa_kern_between(k, NULL, &link, x, 1, x, x, x, x, x, &err));
         REFUSED(msa_kern_qk_rope(k, NULL, x, 1, (msa_kern_heads){2, 1, 7}, NULL, NULL, 0, pos, 10, &err));
         REFUSED(msa_kern_qk_rope(k, NULL, x, 1, (msa_kern_heads){3, 2, 8}, NULL, NULL, 0, pos, 10, &err));
         REFUSED(msa_kern_qk_rope(k, NULL, x, 1, h, x, NULL, 0, pos, 10, &err));
@@ -129,11 +142,14 @@ static void bad_arguments_are_refused(void **unused)
         /* nothing to do needs no pointers */
         OK(msa_kern_linear(k, NULL, w, NULL, 0, NULL, MSA_LINEAR_F32, NULL));
         OK(msa_kern_norm_linear(k, NULL, NULL, NULL, 0, w, 0, NULL, NULL, NULL, NULL));
+        link = (msa_kern_link){.o = w, .gate_up = wide, .down = w};
+        OK(msa_kern_between(k, NULL, &link, NULL, 0, NULL, NULL, NULL, NULL, NULL, NULL));
         OK(msa_kern_attn_packed(k, NULL, NULL, 0, h, NULL, 0, NULL, NULL));
         OK(msa_kern_scan(k, NULL, &(msa_kern_route){.h = h, .scale = 1}, NULL, NULL, 0, NULL,
                          MSA_F32, NULL, 8, 0, NULL, NULL));
         msa_kern_weight_free(k, w);
         msa_kern_weight_free(k, odd);
+        msa_kern_weight_free(k, wide);
         msa_kern_weight_free(s->ref, other);
         msa_kern_weight_free(k, NULL);
     }

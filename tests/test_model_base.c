@@ -113,7 +113,7 @@ static void check_prompt(int prompt)
         ok(msa_forward_project(model, l, &f, M, &why));
         ok(msa_kern_attn_packed(model->kern, NULL, f.qkv, M, msa_config_heads(c), start, 1,
                                               f.att, &why));
-        ok(msa_forward_finish(model, l, &f, M, &why));
+        ok(msa_forward_finish(model, l, NULL, &f, M, &why));
         if (i == 0)
             compare(f.x + last * c->E, c->E, "h1", prompt);
         if (i == 14)

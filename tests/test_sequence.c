@@ -95,7 +95,7 @@ static void plain(fixture *f, const int32_t *ids, int64_t n, float *out)
     for (int64_t i = 0; i < m->config.n_layers; i++) {
         assert_int_equal(msa_forward_project(m, &m->layers[i], &fw, n, NULL), MSA_OK);
         assert_int_equal(msa_kern_attn_packed(m->kern, NULL, fw.qkv, n, h, seq, 1, fw.att, NULL), MSA_OK);
-        assert_int_equal(msa_forward_finish(m, &m->layers[i], &fw, n, NULL), MSA_OK);
+        assert_int_equal(msa_forward_finish(m, &m->layers[i], NULL, &fw, n, NULL), MSA_OK);
     }
     assert_int_equal(msa_forward_logits(m, &fw, &last, 1, gathered, normed, got, NULL), MSA_OK);
     memcpy(out, got, V * sizeof *out);
