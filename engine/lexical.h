@@ -30,7 +30,7 @@
 #include "engine/bank.h"
 
 #define MSA_LEXICAL_MAGIC "MSALEXIX"
-#define MSA_LEXICAL_VERSION 1
+#define MSA_LEXICAL_VERSION 2
 
 typedef struct msa_lexical_header {
     char magic[8];

@@ -180,7 +180,6 @@ static void release(msa_run *r)
     msa_bank_close(r->bank);
     msa_lexical_close(r->lexical);
     msa_corpus_close(r->corpus);
-    msa_view_free(&r->view);
     msa_model_close(r->model);
     if (r->peeked)
         msa_protocol_free(&r->protocol);

@@ -7,6 +7,7 @@
 #include "base/hash.h"
 #include "base/mem.h"
 #include "jobs/result.h"
+#include "jobs/doc_text.h"
 #include "jobs/run_internal.h"
 #include "jobs/stop.h"
 
@@ -17,7 +18,7 @@ static msa_rc key_of(const msa_run *r, const msa_query *q, uint64_t *key, msa_er
 {
     const msa_ask *a = &q->ask;
     msa_buf b = {0};
-    msa_buf_printf(&b, "ask 1\n%lld %.17g %.17g %lld %lld %lld %d\n%s\n%s\n", (long long)a->max_tokens,
+    msa_buf_printf(&b, "ask 2\n%lld %.17g %.17g %lld %lld %lld %d\n%s\n%s\n", (long long)a->max_tokens,
                    a->temperature, a->top_p, (long long)a->seed, (long long)a->top_k_docs,
                    (long long)a->max_rounds, a->verify_quotes, r->answer_id, r->store_state);
     msa_buf_put(&b, q->text, q->n);
@@ -140,19 +141,6 @@ static void on_answer(void *user, const msa_answer *answer)
     r->status.now.completed++;
 }
 
-/* What the model reads of a document, for the engine. */
-static msa_rc doc_text(void *user, int64_t doc, const char **text, int64_t *n, msa_err *err)
-{
-    msa_run *r = user;
-    msa_doc d;
-    if (!msa_corpus_doc_get(r->corpus, doc, &d) || !d.alive)
-        return MSA_END;
-    msa_rc rc = msa_doc_view(&d, &r->view, err);
-    *text = r->view.text.data;
-    *n = r->view.text.len;
-    return rc;
-}
-
 static msa_rc write_bad(asking *a)
 {
     msa_run *r = a->r;
@@ -208,10 +196,13 @@ msa_rc msa_run_answer(msa_run *r, msa_err *err)
     asking a = {.r = r, .err = err};
     msa_answerer *ans = NULL;
     int64_t next = 0, began = msa_now_ms();
+    /* the published model knows documents without names */
+    msa_doc_reader reader = {.corpus = r->corpus, .named = r->protocol.kind == MSA_PROTOCOL_ROUTER};
     msa_rc rc = write_bad(&a);
     if (rc == MSA_OK && r->n_pending)
-        rc = msa_answerer_new(r->model, r->bank, &(msa_answerer_opts){.max_batch = r->max_batch, .text = doc_text,
-                                                                 .user = r, .lexical = r->lexical}, &ans, err);
+        rc = msa_answerer_new(r->model, r->bank, &(msa_answerer_opts){.max_batch = r->max_batch,
+                                                                 .text = msa_doc_reader_text, .user = &reader,
+                                                                 .lexical = r->lexical}, &ans, err);
     r->status.now.total = r->n_pending;
     while (rc == MSA_OK && ans && !msa_stop_hurry()) {
         if ((rc = admit(&a, ans, &next)) < 0 || msa_answerer_active(ans) == 0)
@@ -226,6 +217,7 @@ msa_rc msa_run_answer(msa_run *r, msa_err *err)
     if (rc == MSA_OK)
         rc = msa_outputs_flush(r->outputs, err); /* errors of submission */
     msa_answerer_free(ans);
+    msa_doc_reader_free(&reader);
     msa_buf_free(&a.line);
     r->answer_s = (double)(msa_now_ms() - began) / 1000;
     if (rc >= 0 && r->status.now.done < r->n_pending)

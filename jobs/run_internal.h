@@ -25,7 +25,6 @@ typedef struct msa_run {
     msa_model *model;
 
     msa_corpus *corpus;
-    msa_view view;              /* of the document that the engine read last */
     char store_state[65];       /* hash over the documents alive */
     msa_bank *bank;
     msa_lexical *lexical;       /* where the protocol has a lexical score */

@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/hash.h"
+#include "jobs/doc_text.h"
 
 msa_rc msa_store_state(const msa_corpus *c, char hex[65], msa_err *err)
 {
@@ -26,32 +27,15 @@ msa_rc msa_store_state(const msa_corpus *c, char hex[65], msa_err *err)
     return MSA_OK;
 }
 
-typedef struct reading {
-    const msa_corpus *corpus;
-    msa_view view;
-} reading;
-
-static msa_rc text_of(void *user, int64_t doc, const char **text, int64_t *n, msa_err *err)
-{
-    reading *r = user;
-    msa_doc d;
-    if (!msa_corpus_doc_get(r->corpus, doc, &d) || !d.alive)
-        return MSA_END;
-    msa_rc rc = msa_doc_view(&d, &r->view, err);
-    *text = r->view.text.data ? r->view.text.data : "";
-    *n = r->view.text.len;
-    return rc;
-}
-
 msa_rc msa_store_lexical(const char *store, const msa_corpus *c, const char state[65], const msa_bank *b,
                          atomic_int *stop, msa_lexical **out, msa_err *err)
 {
-    reading r = {.corpus = c};
+    msa_doc_reader r = {.corpus = c, .named = true};
     char *path = msa_file_join(store, "lexical");
-    msa_rc rc = path ? msa_lexical_open(path, &(msa_lexical_source){.bank = b, .state = state, .text = text_of,
+    msa_rc rc = path ? msa_lexical_open(path, &(msa_lexical_source){.bank = b, .state = state, .text = msa_doc_reader_text,
                                                                     .user = &r, .stop = stop}, out, err)
                      : msa_err_nomem(err, "an index of words");
-    msa_view_free(&r.view);
+    msa_doc_reader_free(&r);
     free(path);
     return rc;
 }

@@ -19,6 +19,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "jobs/doc_text.h"
 #include "jobs/program.h"
 #include "jobs/result.h"
 #include "jobs/schema.h"
@@ -427,6 +428,40 @@ static void citations_are_verified(void **state)
     msa_corpus_close(c);
 }
 
+/* Words and evidence know a passage by the name of its file, a record by its title. */
+static void names_stand_before_passages(void **state)
+{
+    msa_corpus *c = NULL;
+    msa_doc d;
+    int64_t names = 0;
+    (void)state;
+    assert_int_equal(msa_corpus_open(in_dir("store"), &c, NULL), MSA_OK);
+    msa_doc_reader named = {.corpus = c, .named = true}, bare = {.corpus = c};
+    for (int64_t id = 1; id <= msa_corpus_last_doc(c) + 1; id++) {
+        const char *text, *plain;
+        int64_t n, n_plain, n_name = 0;
+        msa_rc rc = msa_doc_reader_text(&bare, id, &plain, &n_plain, NULL);
+        assert_int_equal(msa_doc_reader_text(&named, id, &text, &n, NULL), rc);
+        if (!msa_corpus_doc_get(c, id, &d) || !d.alive) {
+            assert_int_equal(rc, MSA_END);
+            continue;
+        }
+        assert_int_equal(rc, MSA_OK);
+        if (!d.record) {
+            const char *name = strstr(d.path, "deep/") ? "b\n" : "a\n";   /* in/deep/b.txt, in/a.txt */
+            n_name = 2;
+            names++;
+            assert_memory_equal(text, name, 2);
+        }
+        assert_int_equal(n, n_plain + n_name);
+        assert_memory_equal(text + n_name, plain, (size_t)n_plain);
+    }
+    assert_true(names >= 2);
+    msa_doc_reader_free(&named);
+    msa_doc_reader_free(&bare);
+    msa_corpus_close(c);
+}
+
 /* Characters of a record are counted in its text, behind the title. */
 static void a_title_counts_nowhere(void **state)
 {
@@ -759,6 +794,15 @@ static void words_join_the_router(void **state)
     assert_true(json_real_value(json_object_get(best, "lexical")) > 0);
     assert_non_null(json_object_get(best, "router"));
     json_decref(v);
+    put("stdin", "{\"id\": 1, \"question\": \"b\"}\n");   /* a name alone */
+    EXPECT(0, "route", "--device", "ref", "--store", "store", "--model", "words", "-k", "3");
+    char *by_name = get("stdout");
+    v = json_loads(by_name, 0, NULL);
+    best = json_array_get(json_object_get(v, "routed"), 0);
+    assert_non_null(strstr(json_string_value(json_object_get(best, "path")), "b.txt"));
+    json_decref(v);
+    free(by_name);
+    put("stdin", "{\"id\": 1, \"question\": \"deliveries to Rotterdam\"}\n");
     put("store/lexical", "damaged");
     EXPECT(0, "route", "--device", "ref", "--store", "store", "--model", "words", "-k", "3");
     char *again = get("stdout");
@@ -942,6 +986,7 @@ int main(void)
         cmocka_unit_test(a_question_beyond_the_context_fails_alone),
         cmocka_unit_test(citations_are_verified),
         cmocka_unit_test(a_title_counts_nowhere),
+        cmocka_unit_test(names_stand_before_passages),
         cmocka_unit_test(failed_files_are_counted),
         cmocka_unit_test(a_killed_run_goes_on),
         cmocka_unit_test(signals_stop_a_run_that_can_go_on),
