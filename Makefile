@@ -220,7 +220,7 @@ test-cuda: cuda
 .PHONY: test-emu
 test-emu:
 	@$(MAKE) --no-print-directory VARIANT=emu -j$$(nproc) build/emu/tests/emu/emu_test build/emu/tests/test_kernels build/emu/tests/test_kernels_model \
-	  build/emu/tests/test_kernels_args
+	  build/emu/tests/test_kernels_args build/emu/tests/test_kernels_decode
 	@printf '0\n1\n2\n' | xargs -P $$(nproc) -n 1 tests/emu/run.sh build/emu
 
 ## make bench-cuda   speed on the device, each figure beside its ceiling measured in the same run

@@ -162,6 +162,16 @@ msa_rc msa_forward_keep(msa_model *m, const msa_layer *l, msa_forward *f, int64_
                                   c->rms_eps, f->pos, c->rope_theta, B, row_start, ck, cv, at, err);
 }
 
+msa_rc msa_forward_attend(msa_model *m, const msa_layer *l, msa_forward *f, int64_t B,
+                          const int64_t *row_start, const msa_kern_seg *segs, const int64_t *seg_start,
+                          void *const *ck, void *const *cv, const int64_t *at, msa_err *err)
+{
+    const msa_config *c = &m->config;
+    return msa_kern_qk_rope_attn(m->kern, NULL, f->qkv, msa_config_heads(c), l->q_norm, l->k_norm,
+                                 c->rms_eps, f->pos, c->rope_theta, B, row_start, segs, seg_start, ck, cv,
+                                 at, f->att, err);
+}
+
 msa_rc msa_forward_finish(msa_model *m, const msa_layer *l, const msa_layer *next, msa_forward *f, int64_t M,
                           msa_err *err)
 {

@@ -52,6 +52,11 @@ msa_rc msa_forward_project(msa_model *m, const msa_layer *l, msa_forward *f, int
 msa_rc msa_forward_keep(msa_model *m, const msa_layer *l, msa_forward *f, int64_t B,
                         const int64_t *row_start, void *const *ck, void *const *cv, const int64_t *at,
                         msa_err *err);
+/* Keeps K and V as that does, and att = attention over the segments and the caches, which
+ * then hold these rows. */
+msa_rc msa_forward_attend(msa_model *m, const msa_layer *l, msa_forward *f, int64_t B,
+                          const int64_t *row_start, const msa_kern_seg *segs, const int64_t *seg_start,
+                          void *const *ck, void *const *cv, const int64_t *at, msa_err *err);
 /* x += att Wo; x += MLP(RMSNorm(x)); then msa_forward_qkv of the layer `next`, unless it is
  * NULL. */
 msa_rc msa_forward_finish(msa_model *m, const msa_layer *l, const msa_layer *next, msa_forward *f, int64_t M,

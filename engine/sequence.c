@@ -546,10 +546,11 @@ static msa_rc attend(msa_seqs *s, const pass *p, int64_t layer, const layout *ro
         }
     }
     s->seg_start[p->n] = n_segs;
-    msa_rc rc = rotated ? msa_kern_cache_store(s->model->kern, NULL, s->f.qkv, h, p->n, rows->start,
-                                               s->ck, s->cv, rows->at, err)
-                        : msa_forward_keep(s->model, l, &s->f, p->n, rows->start, s->ck, s->cv,
-                                           rows->at, err);
+    if (!rotated)
+        return msa_forward_attend(s->model, l, &s->f, p->n, rows->start, s->segs, s->seg_start, s->ck,
+                                  s->cv, rows->at, err);
+    msa_rc rc = msa_kern_cache_store(s->model->kern, NULL, s->f.qkv, h, p->n, rows->start, s->ck, s->cv,
+                                     rows->at, err);
     if (rc >= 0)
         rc = msa_kern_attn_memory(s->model->kern, NULL, s->f.qkv, (c->H + 2 * c->G) * c->D, h, p->n,
                                   rows->start, s->segs, s->seg_start, s->caches, s->f.att, err);

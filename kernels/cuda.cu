@@ -401,6 +401,7 @@ static const msa_kern_ops ops = {
     .attn_memory = msa_cuda_attn_memory,
     .cache_store = msa_cuda_cache_store,
     .qk_rope_store = msa_cuda_qk_rope_store,
+    .qk_rope_attn = msa_cuda_qk_rope_attn,
     .swiglu = msa_cuda_swiglu,
     .norm_linear = msa_cuda_norm_linear,
     .gather = msa_cuda_gather,

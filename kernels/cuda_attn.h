@@ -17,6 +17,8 @@ struct msa_cuda_attn_seq {
     int64_t row, n_rows;
     int64_t part, n_parts;
     int64_t keys;
+    int64_t own;               /* keys of segments, which stand before those of its cache */
+    const void *own_k, *own_v; /* the cache, which is the last part; NULL in packed attention */
 };
 
 /* How a part's numbers are read: 8 of them at once where type and alignment allow. */
@@ -57,6 +59,22 @@ msa_rc msa_cuda_attn_packed_tiles(cudaStream_t st, const msa_cuda_attn_call *cal
                                   msa_err *err);
 msa_rc msa_cuda_attn_memory_tiles(cudaStream_t st, const msa_cuda_attn_call *call, int64_t n_items,
                                   msa_err *err);
+
+/* Rotation by the kernel of decoding: q of the call is qkv, its rows are one a sequence, and
+ * K and V go to their caches' last rows. */
+struct msa_cuda_attn_rope {
+    const float *q_gamma, *k_gamma; /* 16-byte aligned, or NULL */
+    float eps;
+    const int64_t *pos;
+    double step;                    /* msa_cuda_rope_step */
+    bool early;                     /* in a recorded run: see kernels.h */
+};
+
+/* Sequences of up to max_flat flat rows; rope NULL: rotated, and in their caches. Types and
+ * alignment as tiles; with rope, caches are 16-byte aligned and H/G <= MSA_ATTN_DECODE_ROWS. */
+enum { MSA_ATTN_DECODE_ROWS = 8 };
+msa_rc msa_cuda_attn_decode(msa_cuda *c, cudaStream_t st, const msa_cuda_attn_call *call,
+                            const msa_cuda_attn_rope *rope, int max_flat, msa_err *err);
 
 #ifdef __CUDACC__
 
@@ -117,6 +135,34 @@ static __device__ __forceinline__ void msa_attn_copy16(void *shared, const void 
 static __device__ __forceinline__ void msa_attn_copied(void)
 {
     asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+/* Copies so far are one group; all groups but the last are complete. */
+static __device__ __forceinline__ void msa_attn_copies_end(void)
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+static __device__ __forceinline__ void msa_attn_copied_but_last(void)
+{
+    asm volatile("cp.async.wait_group 1;" ::: "memory");
+}
+
+/* Four 8 x 8 matrices, their rows' shared addresses given by lanes 0-7, 8-15, 16-23, 24-31. */
+static __device__ __forceinline__ void msa_attn_matrices(uint32_t r[4], uint32_t row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(row)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void msa_attn_matrices_turned(uint32_t r[4], uint32_t row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(row)
+                 : "memory");
 }
 
 /* c += a b: a 16 x 16, b 16 x 8 */

@@ -19,23 +19,6 @@ template <int D> static __device__ __forceinline__ uint4 *spot(uint4 (*rows)[D /
     return &rows[row][group ^ (row & 7)];
 }
 
-/* Four 8 x 8 matrices, their rows' addresses given by lanes 0-7, 8-15, 16-23, 24-31. */
-static __device__ __forceinline__ void matrices(uint32_t r[4], const void *row)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(msa_attn_shared(row))
-                 : "memory");
-}
-
-static __device__ __forceinline__ void matrices_transposed(uint32_t r[4], const void *row)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(msa_attn_shared(row))
-                 : "memory");
-}
-
 /* A thread's way along the keys of a sequence, which it meets in rising order. */
 struct part_walk {
     int64_t part, last, from, next; /* its keys are from .. next-1 */
@@ -146,11 +129,12 @@ static __global__ void __launch_bounds__(TILE_THREADS, 2) tile_kernel(msa_cuda_a
 #pragma unroll
         for (int i = 0; i < D / 16; i++) {
             uint32_t a[4];
-            matrices(a, spot<D>(sh->q, warp * 16 + (lane & 15), 2 * i + (lane >> 4)));
+            msa_attn_matrices(a, msa_attn_shared(spot<D>(sh->q, warp * 16 + (lane & 15), 2 * i + (lane >> 4))));
 #pragma unroll
             for (int j = 0; j < TILE_KEYS / 16; j++) {
                 uint32_t b[4];
-                matrices(b, spot<D>(k, j * 16 + (lane >> 4) * 8 + (lane & 7), 2 * i + (lane >> 3 & 1)));
+                msa_attn_matrices(b, msa_attn_shared(spot<D>(k, j * 16 + (lane >> 4) * 8 + (lane & 7),
+                                                             2 * i + (lane >> 3 & 1))));
                 msa_attn_mma(s[2 * j], a[0], a[1], a[2], a[3], b[0], b[1]);
                 msa_attn_mma(s[2 * j + 1], a[0], a[1], a[2], a[3], b[2], b[3]);
             }
@@ -200,8 +184,8 @@ static __global__ void __launch_bounds__(TILE_THREADS, 2) tile_kernel(msa_cuda_a
 #pragma unroll
             for (int j = 0; j < D / 16; j++) {
                 uint32_t b[4];
-                matrices_transposed(
-                    b, spot<D>(v, i * 16 + (lane >> 3 & 1) * 8 + (lane & 7), 2 * j + (lane >> 4)));
+                msa_attn_matrices_turned(b, msa_attn_shared(spot<D>(v, i * 16 + (lane >> 3 & 1) * 8 + (lane & 7),
+                                                                    2 * j + (lane >> 4))));
                 msa_attn_mma(acc[2 * j], p[0], p[1], p[2], p[3], b[0], b[1]);
                 msa_attn_mma(acc[2 * j + 1], p[0], p[1], p[2], p[3], b[2], b[3]);
             }

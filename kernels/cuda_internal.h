@@ -158,6 +158,11 @@ msa_rc msa_cuda_attn_memory(msa_kern *k, msa_kern_stream *st, const void *q, int
                             msa_kern_heads h, int64_t B, const int64_t *row_start,
                             const msa_kern_seg *segs, const int64_t *seg_start,
                             const msa_kern_cache *caches, void *out, msa_err *err);
+msa_rc msa_cuda_qk_rope_attn(msa_kern *k, msa_kern_stream *st, void *qkv, msa_kern_heads h,
+                             const float *q_gamma, const float *k_gamma, float eps,
+                             const int64_t *pos, double theta, int64_t B, const int64_t *row_start,
+                             const msa_kern_seg *segs, const int64_t *seg_start, void *const *ck,
+                             void *const *cv, const int64_t *at, void *out, msa_err *err);
 /* cuda_route.cu */
 msa_rc msa_cuda_router_query(msa_kern *k, msa_kern_stream *st, const msa_kern_route *r,
                              const void *rq, bool rq_f32, int64_t stride, int64_t T, float *out,

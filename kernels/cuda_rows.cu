@@ -6,6 +6,7 @@
 #include "kernels/cuda_chain.h"
 #include "kernels/cuda_elem.h"
 #include "kernels/cuda_internal.h"
+#include "kernels/cuda_rope.h"
 
 /* Blocks for n items: a grid's x side ends at 2^31 - 1, kernels go on from there. */
 static unsigned grid_of(int64_t n)
@@ -213,17 +214,6 @@ msa_rc msa_cuda_rms_norm(msa_kern *k, msa_kern_stream *st, const float *x, const
 
 /* ---- qk_rope ----------------------------------------------------------------------------- */
 
-/* cos and sin of position * 2^(-i*step), step = log2(theta) / (D/2). The angle is an
- * f64 number of turns, so that the fraction of a turn keeps 1e-9 at any position
- * below 2^20; what follows is f32. */
-static __device__ float2 rotation(int64_t pos, int64_t i, double step)
-{
-    const double turns = (double)pos * exp2(-(double)i * step) * 0.15915494309189533577;
-    float2 cs;
-    sincospif((float)(2 * (turns - rint(turns))), &cs.y, &cs.x);
-    return cs;
-}
-
 /* Where rows of K and V go: row r of a call is row at[b] + r - row_start[b] of the caches of
  * its sequence b. */
 struct store_to {
@@ -271,7 +261,7 @@ rope_kernel(__nv_bfloat16 *qkv, int64_t M, int H, int G, const float *q_gamma, c
     if (STORE && (int)threadIdx.x < rows)
         store_places(to, first + row0 + threadIdx.x, (int64_t)G * D * 2, places[threadIdx.x]);
     for (int t = threadIdx.x; t < rows * HALF; t += ROPE_THREADS)
-        turn[t / HALF][t % 8][t % HALF / 8] = rotation(pos[row0 + t / HALF], t % HALF, step);
+        turn[t / HALF][t % 8][t % HALF / 8] = msa_cuda_turn(pos[row0 + t / HALF], t % HALF, step);
     msa_cuda_wait_previous();
     __syncthreads();
 
@@ -283,32 +273,9 @@ rope_kernel(__nv_bfloat16 *qkv, int64_t M, int H, int G, const float *q_gamma, c
         const int n = min(n0 + lane / L, heads - 1), row = n / each, head = n % each;
         uint4 *at = (uint4 *)(qkv + ((row0 + row) * (H + 2 * G) + head) * D) + part;
         uint4 v = *at;
-        float f[8], other[8];
+        float f[8];
         msa_cuda_bf16::unpack(v, f);
-        if (q_gamma) {
-            float sum = 0, g[8];
-#pragma unroll
-            for (int j = 0; j < 8; j++)
-                sum += f[j] * f[j];
-#pragma unroll
-            for (int o = L / 2; o > 0; o /= 2)
-                sum += __shfl_xor_sync(~0u, sum, o);
-            const float scale = 1 / sqrtf(sum / D + eps);
-            *(float4 *)g = gammas[head >= H][part * 2];
-            *(float4 *)(g + 4) = gammas[head >= H][part * 2 + 1];
-#pragma unroll
-            for (int j = 0; j < 8; j++)
-                f[j] *= scale * g[j];
-        }
-#pragma unroll
-        for (int j = 0; j < 8; j++)
-            other[j] = __shfl_xor_sync(~0u, f[j], L / 2);
-        const float sign = part < L / 2 ? -1.0f : 1.0f;
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            const float2 cs = turn[row][j][part % (L / 2)];
-            f[j] = f[j] * cs.x + sign * other[j] * cs.y;
-        }
+        msa_cuda_rotate<L>(f, q_gamma != NULL, &gammas[head >= H][part * 2], eps, turn[row]);
         const bool value = STORE && head >= H + G; /* stays as it is */
         if (!value)
             v = msa_cuda_bf16::pack(f);
@@ -343,7 +310,7 @@ static __global__ void rope_any_kernel(typename T::elem *qkv, int64_t M, int64_t
     const int lane = threadIdx.x % 32;
     for (int64_t m = blockIdx.x; m < M; m += gridDim.x) {
         for (int64_t i = threadIdx.x; i < half && i < ROPE_TABLE; i += blockDim.x)
-            turn[i] = rotation(pos[m], i, step);
+            turn[i] = msa_cuda_turn(pos[m], i, step);
         __syncthreads();
         for (int64_t head = threadIdx.x / 32; head < H + G; head += blockDim.x / 32) {
             typename T::elem *x = qkv + (m * (H + 2 * G) + head) * D;
@@ -356,7 +323,7 @@ static __global__ void rope_any_kernel(typename T::elem *qkv, int64_t M, int64_t
                 scale = 1 / sqrtf(warp_sum(sum) / (float)D + eps);
             }
             for (int64_t i = lane; i < half; i += 32) {
-                const float2 cs = i < ROPE_TABLE ? turn[i] : rotation(pos[m], i, step);
+                const float2 cs = i < ROPE_TABLE ? turn[i] : msa_cuda_turn(pos[m], i, step);
                 float a = T::get(x[i]) * scale, b = T::get(x[half + i]) * scale;
                 if (gamma) {
                     a *= gamma[i];
@@ -393,8 +360,6 @@ static void rope_launch(cudaStream_t s, void *qkv, int64_t M, msa_kern_heads h, 
                         q_gamma, k_gamma, eps, pos, step, first, to);
 }
 
-static double rope_step(msa_kern_heads h, double theta) { return log2(theta) / (double)(h.D / 2); }
-
 msa_rc msa_cuda_qk_rope(msa_kern *k, msa_kern_stream *st, void *qkv, int64_t M, msa_kern_heads h,
                         const float *q_gamma, const float *k_gamma, float eps, const int64_t *pos,
                         double theta, msa_err *err)
@@ -406,10 +371,10 @@ msa_rc msa_cuda_qk_rope(msa_kern *k, msa_kern_stream *st, void *qkv, int64_t M, 
         return MSA_OK;
     const cudaStream_t s = msa_cuda_stream(k, st);
     if (rope_wide(k, qkv, M, h, q_gamma, k_gamma))
-        rope_launch<false>(s, qkv, M, h, q_gamma, k_gamma, eps, pos, rope_step(h, theta), 0, store_to());
+        rope_launch<false>(s, qkv, M, h, q_gamma, k_gamma, eps, pos, msa_cuda_rope_step(h, theta), 0, store_to());
     else
         FOR_ACT(k, msa_cuda_follow(rope_any_kernel<T>, grid_of(M), 256, s, (T::elem *)qkv, M, h.H, h.G, h.D,
-                                   q_gamma, k_gamma, eps, pos, rope_step(h, theta)));
+                                   q_gamma, k_gamma, eps, pos, msa_cuda_rope_step(h, theta)));
     MSA_CUDA_LAUNCHED("qk_rope");
 }
 
@@ -496,7 +461,7 @@ msa_rc msa_cuda_qk_rope_store(msa_kern *k, msa_kern_stream *st, void *qkv, msa_k
     if (rc < 0 || noted)
         return rc;
     rope_launch<true>(msa_cuda_stream(k, st), rows, M, h, q_gamma, k_gamma, eps, pos + first,
-                      rope_step(h, theta), first, to);
+                      msa_cuda_rope_step(h, theta), first, to);
     MSA_CUDA_LAUNCHED("qk_rope_store");
 }
 

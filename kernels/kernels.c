@@ -536,6 +536,20 @@ msa_rc msa_kern_cache_store(msa_kern *k, msa_kern_stream *st, const void *qkv, m
     return k->ops->cache_store(k, st, qkv, h, B, row_start, ck, cv, at, err);
 }
 
+static msa_rc rope_store(msa_kern *k, msa_kern_stream *st, void *qkv, msa_kern_heads h,
+                         const float *q_gamma, const float *k_gamma, float eps, const int64_t *pos,
+                         double theta, int64_t B, const int64_t *row_start, void *const *ck,
+                         void *const *cv, const int64_t *at, msa_err *err)
+{
+    if (k->ops->qk_rope_store)
+        return k->ops->qk_rope_store(k, st, qkv, h, q_gamma, k_gamma, eps, pos, theta, B, row_start, ck,
+                                     cv, at, err);
+    const int64_t first = row_start[0], width = (h.H + 2 * h.G) * h.D;
+    msa_rc rc = k->ops->qk_rope(k, st, (char *)qkv + first * width * msa_dtype_bytes(k->info.act),
+                                row_start[B] - first, h, q_gamma, k_gamma, eps, pos + first, theta, err);
+    return rc < 0 ? rc : k->ops->cache_store(k, st, qkv, h, B, row_start, ck, cv, at, err);
+}
+
 msa_rc msa_kern_qk_rope_store(msa_kern *k, msa_kern_stream *st, void *qkv, msa_kern_heads h,
                               const float *q_gamma, const float *k_gamma, float eps,
                               const int64_t *pos, double theta, int64_t B, const int64_t *row_start,
@@ -545,15 +559,58 @@ msa_rc msa_kern_qk_rope_store(msa_kern *k, msa_kern_stream *st, void *qkv, msa_k
     if (rc < 0 || B == 0)
         return rc;
     rc = msa_kern_qk_rope_args(k, qkv, row_start[B], h, q_gamma, k_gamma, eps, pos, theta, err);
-    const int64_t first = row_start[0], M = row_start[B] - first;
-    if (rc < 0 || M == 0)
+    if (rc < 0 || row_start[B] == row_start[0])
         return rc;
-    if (k->ops->qk_rope_store)
-        return k->ops->qk_rope_store(k, st, qkv, h, q_gamma, k_gamma, eps, pos, theta, B, row_start, ck,
-                                     cv, at, err);
-    rc = k->ops->qk_rope(k, st, (char *)qkv + first * (h.H + 2 * h.G) * h.D * msa_dtype_bytes(k->info.act), M,
-                         h, q_gamma, k_gamma, eps, pos + first, theta, err);
-    return rc < 0 ? rc : k->ops->cache_store(k, st, qkv, h, B, row_start, ck, cv, at, err);
+    return rope_store(k, st, qkv, h, q_gamma, k_gamma, eps, pos, theta, B, row_start, ck, cv, at, err);
+}
+
+msa_rc msa_kern_qk_rope_attn_parts(msa_kern *k, msa_kern_stream *st, void *qkv, msa_kern_heads h,
+                                   const float *q_gamma, const float *k_gamma, float eps,
+                                   const int64_t *pos, double theta, int64_t B, const int64_t *row_start,
+                                   const msa_kern_seg *segs, const int64_t *seg_start, void *const *ck,
+                                   void *const *cv, const int64_t *at, void *out, msa_err *err)
+{
+    enum { AT_ONCE = 64 };
+    msa_kern_cache caches[AT_ONCE];
+    msa_rc rc = rope_store(k, st, qkv, h, q_gamma, k_gamma, eps, pos, theta, B, row_start, ck, cv, at, err);
+    for (int64_t b = 0, n; rc == MSA_OK && b < B; b += n) {
+        n = B - b < AT_ONCE ? B - b : AT_ONCE;
+        for (int64_t i = 0; i < n; i++) {
+            const int64_t rows = row_start[b + i + 1] - row_start[b + i];
+            caches[i] = rows ? (msa_kern_cache){ck[b + i], cv[b + i], at[b + i] + rows} : (msa_kern_cache){0};
+        }
+        if (row_start[b + n] > row_start[b])
+            rc = k->ops->attn_memory(k, st, qkv, (h.H + 2 * h.G) * h.D, h, n, row_start + b, segs,
+                                     seg_start + b, caches, out, err);
+    }
+    return rc;
+}
+
+msa_rc msa_kern_qk_rope_attn(msa_kern *k, msa_kern_stream *st, void *qkv, msa_kern_heads h,
+                             const float *q_gamma, const float *k_gamma, float eps,
+                             const int64_t *pos, double theta, int64_t B, const int64_t *row_start,
+                             const msa_kern_seg *segs, const int64_t *seg_start, void *const *ck,
+                             void *const *cv, const int64_t *at, void *out, msa_err *err)
+{
+    msa_rc rc = msa_kern_cache_store_args(k, qkv, h, B, row_start, ck, cv, at, err);
+    if (rc < 0 || B == 0)
+        return rc;
+    rc = msa_kern_qk_rope_args(k, qkv, row_start[B], h, q_gamma, k_gamma, eps, pos, theta, err);
+    if (rc < 0 || row_start[B] == row_start[0])
+        return rc;
+    REFUSE_NULL(seg_start);
+    REFUSE_NULL(out);
+    REFUSE(!rising(seg_start, B), "segment borders out of order");
+    REFUSE(!segs && seg_start[B] > 0, "a null pointer: segs");
+    for (int64_t b = 0; b < B; b++) {
+        const int64_t rows = row_start[b + 1] - row_start[b];
+        const msa_kern_cache c = {ck[b], cv[b], rows ? at[b] + rows : 0};
+        const int64_t keys = memory_keys(segs, seg_start[b], seg_start[b + 1], &c, rows, h);
+        REFUSE(keys < 0, "a bad segment or cache");
+        REFUSE(rows > 0 && keys > k->cap.max_seq, "the keys exceed the reserved max_seq");
+    }
+    return (k->ops->qk_rope_attn ? k->ops->qk_rope_attn : msa_kern_qk_rope_attn_parts)(
+        k, st, qkv, h, q_gamma, k_gamma, eps, pos, theta, B, row_start, segs, seg_start, ck, cv, at, out, err);
 }
 
 msa_rc msa_kern_swiglu(msa_kern *k, msa_kern_stream *st, const void *gu, int64_t M, int64_t I,

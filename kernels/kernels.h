@@ -136,8 +136,8 @@ msa_rc msa_kern_event_seconds(msa_kern *k, msa_kern_event *from, msa_kern_event 
 /* A run of operations that is repeated with the same operations, shapes and device
  * pointers, while what its host arrays hold (borders, segments, cache lengths)
  * changes: a decoding step. Between begin and end stand only rms_norm, linear,
- * norm_linear, between, qk_rope, qk_rope_store, cache_store, attn_memory, swiglu and gather,
- * all on st. A backend that records keeps the first run of a key and replays it,
+ * norm_linear, between, qk_rope, qk_rope_store, qk_rope_attn, cache_store, attn_memory,
+ * swiglu and gather, all on st. A backend that records keeps the first run of a key and replays it,
  * taking the arrays of each later run; the others compute at once. key > 0. A run that
  * differs from the recorded one in anything but its arrays is recorded anew. Nothing
  * may be relied on before end. After an error in between, msa_kern_graph_clear
@@ -236,6 +236,16 @@ msa_rc msa_kern_qk_rope_store(msa_kern *k, msa_kern_stream *st, void *qkv, msa_k
                               const float *q_gamma, const float *k_gamma, float eps,
                               const int64_t *pos, double theta, int64_t B, const int64_t *row_start,
                               void *const *ck, void *const *cv, const int64_t *at, msa_err *err);
+
+/* qk_rope_store, then attn_memory of the same rows, whose caches end with them: out [M,H*D]
+ * act. What these rows of qkv hold afterwards is undefined. In a recorded run, segments and
+ * the rows of caches before at[b] are not what an operation of that run wrote: a device may
+ * read them before the operation in front has ended. */
+msa_rc msa_kern_qk_rope_attn(msa_kern *k, msa_kern_stream *st, void *qkv, msa_kern_heads h,
+                             const float *q_gamma, const float *k_gamma, float eps,
+                             const int64_t *pos, double theta, int64_t B, const int64_t *row_start,
+                             const msa_kern_seg *segs, const int64_t *seg_start, void *const *ck,
+                             void *const *cv, const int64_t *at, void *out, msa_err *err);
 
 /* out [M,I] act = silu(gate) * up; gu [M,2I] act holds gate, then up. */
 msa_rc msa_kern_swiglu(msa_kern *k, msa_kern_stream *st, const void *gu, int64_t M, int64_t I,

@@ -67,6 +67,12 @@ typedef struct msa_kern_ops {
                             const float *q_gamma, const float *k_gamma, float eps,
                             const int64_t *pos, double theta, int64_t B, const int64_t *row_start,
                             void *const *ck, void *const *cv, const int64_t *at, msa_err *err);
+    /* NULL: qk_rope_store, then attn_memory */
+    msa_rc (*qk_rope_attn)(msa_kern *k, msa_kern_stream *st, void *qkv, msa_kern_heads h,
+                           const float *q_gamma, const float *k_gamma, float eps,
+                           const int64_t *pos, double theta, int64_t B, const int64_t *row_start,
+                           const msa_kern_seg *segs, const int64_t *seg_start, void *const *ck,
+                           void *const *cv, const int64_t *at, void *out, msa_err *err);
     msa_rc (*swiglu)(msa_kern *k, msa_kern_stream *st, const void *gu, int64_t M, int64_t I,
                      void *out, msa_err *err);
     /* NULL: rms_norm, linear and swiglu one after the other */
@@ -126,6 +132,14 @@ struct msa_kern_weight {
     int64_t N, K;
     int64_t bytes;
 };
+
+/* qk_rope_attn by the operations that it is made of, for arguments that a backend has no
+ * other way for. */
+msa_rc msa_kern_qk_rope_attn_parts(msa_kern *k, msa_kern_stream *st, void *qkv, msa_kern_heads h,
+                                   const float *q_gamma, const float *k_gamma, float eps,
+                                   const int64_t *pos, double theta, int64_t B, const int64_t *row_start,
+                                   const msa_kern_seg *segs, const int64_t *seg_start, void *const *ck,
+                                   void *const *cv, const int64_t *at, void *out, msa_err *err);
 
 /* A backend that can be opened by name; a name may carry a device behind a
  * colon, which open reads. */

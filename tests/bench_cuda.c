@@ -541,7 +541,6 @@ static void decode_step(decoder *d, int64_t B, int64_t own)
     msa_model *m = d->m;
     msa_kern *k = m->kern;
     const msa_config *c = &m->config;
-    const msa_kern_heads h = msa_config_heads(c);
     const int64_t kv = c->G * c->D, bytes = CAP * kv * 2;
     int64_t rows[MOST_BATCH + 1], none[MOST_BATCH + 1], some[MOST_BATCH + 1], at[MOST_BATCH];
     for (int64_t b = 0; b <= B; b++)
@@ -554,15 +553,12 @@ static void decode_step(decoder *d, int64_t B, int64_t own)
         const msa_layer *l = &m->layers[i];
         const bool routes = l->router >= 0;
         void *ck[MOST_BATCH], *cv[MOST_BATCH];
-        msa_kern_cache caches[MOST_BATCH];
         for (int64_t b = 0; b < B; b++) {
             ck[b] = d->ck + (i * MOST_BATCH + b) * bytes;
             cv[b] = d->cv + (i * MOST_BATCH + b) * bytes;
-            caches[b] = (msa_kern_cache){ck[b], cv[b], own + 1};
         }
-        DO(msa_forward_keep(m, l, &d->f, B, rows, ck, cv, at, &err));
-        DO(msa_kern_attn_memory(k, NULL, d->f.qkv, (h.H + 2 * h.G) * h.D, h, B, rows, routes ? d->segs[i] : NULL,
-                                routes ? some : none, caches, d->f.att, &err));
+        DO(msa_forward_attend(m, l, &d->f, B, rows, routes ? d->segs[i] : NULL, routes ? some : none, ck, cv, at,
+                              &err));
         DO(msa_forward_finish(m, l, i + 1 < c->n_layers ? l + 1 : NULL, &d->f, B, &err));
     }
     int64_t idx[MOST_BATCH];

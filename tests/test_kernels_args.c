@@ -102,6 +102,14 @@ static void bad_arguments_are_refused(void **unused)
         REFUSED(msa_kern_cache_store(k, NULL, x, h, 1, rows, caches, caches, pos, &err));
         caches[0] = x;
         REFUSED(msa_kern_cache_store(k, NULL, x, h, 1, rows, caches, caches, (int64_t[]){-1}, &err));
+        seg.n_rows = 1;
+        REFUSED(msa_kern_qk_rope_attn(k, NULL, x, h, x, NULL, 0, pos, 10, 1, rows, &seg, segs, caches, caches, pos, x, &err));
+        REFUSED(msa_kern_qk_rope_attn(k, NULL, x, h, NULL, NULL, 0, pos, 10, 1, rows, NULL, segs, caches, caches, pos, x, &err));
+        REFUSED(msa_kern_qk_rope_attn(k, NULL, x, h, NULL, NULL, 0, pos, 10, 1, rows, &seg, segs, caches, caches,
+                                      (int64_t[]){msa_test_shape.max_seq}, x, &err));
+        REFUSED(msa_kern_qk_rope_attn(k, NULL, x, h, NULL, NULL, 0, pos, 10, 1, rows, &seg, segs, caches, caches, pos, NULL, &err));
+        seg.stride = 7;
+        REFUSED(msa_kern_qk_rope_attn(k, NULL, x, h, NULL, NULL, 0, pos, 10, 1, rows, &seg, segs, caches, caches, pos, x, &err));
         REFUSED(msa_kern_gather(k, NULL, x, 4, (int64_t[]){-1}, 1, x, &err));
         REFUSED(msa_kern_pool(k, NULL, x, true, 4, 2, 3, &(msa_kern_chunk){0, 1}, 1, x, &err));
         REFUSED(msa_kern_pool(k, NULL, x, true, 4, 0, 4, &(msa_kern_chunk){0, 0}, 1, x, &err));

@@ -516,11 +516,11 @@ static void layer_step(layer *l, int64_t key, int64_t B, int step, bool twice, f
     if (twice) {
         OK(msa_kern_qk_rope(k, NULL, l->row.p, B, h, gamma + l->E, gamma + l->E + h.D, 1e-6f, l->pos.p, 1e4, NULL));
         OK(msa_kern_cache_store(k, NULL, l->row.p, h, B, rows, ck, cv, at, NULL));
+        OK(msa_kern_attn_memory(k, NULL, l->row.p, width, h, B, rows, segs, seg_start, caches, l->att.p, NULL));
     } else {
-        OK(msa_kern_qk_rope_store(k, NULL, l->row.p, h, gamma + l->E, gamma + l->E + h.D, 1e-6f, l->pos.p, 1e4, B,
-                                  rows, ck, cv, at, NULL));
+        OK(msa_kern_qk_rope_attn(k, NULL, l->row.p, h, gamma + l->E, gamma + l->E + h.D, 1e-6f, l->pos.p, 1e4, B,
+                                 rows, segs, seg_start, ck, cv, at, l->att.p, NULL));
     }
-    OK(msa_kern_attn_memory(k, NULL, l->row.p, width, h, B, rows, segs, seg_start, caches, l->att.p, NULL));
     OK(msa_kern_linear(k, NULL, l->o, l->att.p, B, l->x.p, MSA_LINEAR_ADD, NULL));
     OK(msa_kern_rms_norm(k, NULL, l->x.p, gamma, 1e-6f, B, l->E, l->xn.p, NULL));
     if (twice) {

@@ -176,6 +176,7 @@ bool msa_emu_at_once(void);
 /* Something that the copy unit does: at once or when threads wait. Taken. */
 void msa_emu_copy_unit(msa_emu_later *job);
 void msa_emu_append(msa_emu_later **list, msa_emu_later *job);
+void msa_emu_happen_first(msa_emu_later **list);
 void msa_emu_happen_all(msa_emu_later **list);
 
 /* ---- shared memory -------------------------------------------------------------------------- */

@@ -151,6 +151,31 @@ static void copy_async(frame *f)
         msa_emu_happen_all(&msa_emu_self->copies);
 }
 
+/* The end of a group of copies. */
+struct copy_group : msa_emu_later {
+    void happen() override {}
+};
+
+static void copy_commit(frame *)
+{
+    msa_emu_append(&msa_emu_self->copies, new copy_group);
+    if (msa_emu_at_once())
+        msa_emu_happen_all(&msa_emu_self->copies);
+}
+
+/* All groups but the last n are complete; what is in none may wait. */
+static void copy_wait_group(frame *f)
+{
+    msa_emu_later **list = &msa_emu_self->copies;
+    int64_t over = -(int64_t)get(f, 0);
+    for (const msa_emu_later *job = *list; job; job = job->next)
+        over += dynamic_cast<const copy_group *>(job) != NULL;
+    while (over > 0) {
+        over -= dynamic_cast<const copy_group *>(*list) != NULL;
+        msa_emu_happen_first(list);
+    }
+}
+
 static void copy_wait(frame *) { msa_emu_happen_all(&msa_emu_self->copies); }
 
 /* ---- mbarriers ---------------------------------------------------------------------------------- */
@@ -505,6 +530,8 @@ static const struct {
     {"ld.global.v4.u32", load_v4},
     {"cp.async.cg.shared.global", copy_async},
     {"cp.async.wait_all", copy_wait},
+    {"cp.async.wait_group", copy_wait_group},
+    {"cp.async.commit_group", copy_commit},
     {"cp.async.bulk.prefetch.L2.global", bulk_prefetch},
     {"cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes", tensor_copy},
     {"mbarrier.init.shared::cta.b64", barrier_init},

@@ -203,7 +203,7 @@ void msa_emu_append(msa_emu_later **list, msa_emu_later *job)
     *list = job;
 }
 
-static void happen_first(msa_emu_later **list)
+void msa_emu_happen_first(msa_emu_later **list)
 {
     msa_emu_later *job = *list;
     *list = job->next;
@@ -214,7 +214,7 @@ static void happen_first(msa_emu_later **list)
 void msa_emu_happen_all(msa_emu_later **list)
 {
     while (*list)
-        happen_first(list);
+        msa_emu_happen_first(list);
 }
 
 void msa_emu_copy_unit(msa_emu_later *job)
@@ -404,7 +404,7 @@ static void cluster_go(running *r)
             moved = true;
         }
         if (unit_jobs && (!moved || msa_emu_at_once())) {
-            happen_first(&unit_jobs);
+            msa_emu_happen_first(&unit_jobs);
             moved = true;
         }
         if (!moved && r->left > 0 && !previous_runs)

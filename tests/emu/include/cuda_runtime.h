@@ -167,7 +167,11 @@ typedef struct cudaDeviceProp {
     int major, minor, multiProcessorCount;
     size_t totalGlobalMem, sharedMemPerBlockOptin;
 } cudaDeviceProp;
-typedef enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize } cudaFuncAttribute;
+typedef enum cudaFuncAttribute {
+    cudaFuncAttributeMaxDynamicSharedMemorySize,
+    cudaFuncAttributePreferredSharedMemoryCarveout
+} cudaFuncAttribute;
+enum { cudaSharedmemCarveoutMaxShared = 100 };
 typedef struct msa_emu_event *cudaEvent_t;
 typedef struct msa_emu_graph *cudaGraph_t, *cudaGraphExec_t;
 typedef struct msa_emu_node *cudaGraphNode_t;
