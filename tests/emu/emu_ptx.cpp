@@ -238,6 +238,29 @@ static void map_rank(frame *f)
     put(f, 0, ((uint32_t)get(f, 1) & 0xffffff) | (rank + 1) << 24);
 }
 
+struct remote_store : msa_emu_later {
+    char *to;
+    uint32_t x[2];
+    mbarrier *barrier;
+    void happen() override
+    {
+        memcpy(to, x, sizeof x);
+        barrier->bytes = barrier->bytes - (int64_t)sizeof x;
+        phase_check(barrier);
+    }
+};
+
+/* [dst], {x, y}, [barrier] */
+static void store_async(frame *f)
+{
+    remote_store *s = new remote_store;
+    s->to = shared(f, 0, 8, 8);
+    s->x[0] = (uint32_t)get(f, 1);
+    s->x[1] = (uint32_t)get(f, 2);
+    s->barrier = barrier_at(f, 3);
+    msa_emu_copy_unit(s);
+}
+
 static void wait_previous(frame *f) { msa_emu_wait_previous(f->p->line); }
 static void cluster_arrive(frame *) { msa_emu_cluster_arrive(); }
 static void cluster_wait(frame *) { msa_emu_cluster_wait(); }
@@ -539,6 +562,7 @@ static const struct {
     {"mbarrier.arrive.shared::", barrier_arrive},
     {"mbarrier.try_wait.parity.shared::cta.b64", barrier_try_wait},
     {"mapa.shared::cluster.u32", map_rank},
+    {"st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32", store_async},
     {"barrier.cluster.arrive.release", cluster_arrive},
     {"barrier.cluster.arrive.relaxed", cluster_arrive},
     {"barrier.cluster.wait.acquire", cluster_wait},
