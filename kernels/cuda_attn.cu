@@ -409,7 +409,7 @@ msa_rc msa_cuda_attn_memory(msa_kern *k, msa_kern_stream *st, const void *q, int
 {
     msa_cuda *c = msa_cuda_of(k);
     const int64_t group = h.H / h.G, rows = row_start[B] - row_start[0];
-    const bool recording = msa_cuda_recording(c), tensor = fast(c, q, q_stride, h, out);
+    const bool recording = msa_cuda_recording(c), tensor = fast(c, q, q_stride, h, out) && B <= MSA_ATTN_DECODE_SEQS;
     const int64_t n_parts = parts_of(c, B, seg_start);
     int64_t n_items = 0, n_decoded = B;
     if (tensor && !recording) {
@@ -458,8 +458,8 @@ msa_rc msa_cuda_qk_rope_attn(msa_kern *k, msa_kern_stream *st, void *qkv, msa_ke
 {
     msa_cuda *c = msa_cuda_of(k);
     const int64_t stride = (h.H + 2 * h.G) * h.D, n_parts = parts_of(c, B, seg_start);
-    bool one = fast(c, qkv, stride, h, out) && h.H / h.G <= MSA_ATTN_DECODE_ROWS && aligned(q_gamma) &&
-               aligned(k_gamma);
+    bool one = fast(c, qkv, stride, h, out) && B <= MSA_ATTN_DECODE_SEQS && h.H / h.G <= MSA_ATTN_DECODE_ROWS &&
+               aligned(q_gamma) && aligned(k_gamma);
     for (int64_t b = 0; one && b < B; b++)
         one = row_start[b + 1] - row_start[b] == 1 && aligned(ck[b]) && aligned(cv[b]);
     if (!one)

@@ -71,8 +71,9 @@ struct msa_cuda_attn_rope {
 };
 
 /* Sequences of up to max_flat flat rows; rope NULL: rotated, and in their caches. Types and
- * alignment as tiles; with rope, caches are 16-byte aligned and H/G <= MSA_ATTN_DECODE_ROWS. */
-enum { MSA_ATTN_DECODE_ROWS = 8 };
+ * alignment as tiles, no more than MSA_ATTN_DECODE_SEQS sequences; with rope, caches are
+ * 16-byte aligned and H/G <= MSA_ATTN_DECODE_ROWS. */
+enum { MSA_ATTN_DECODE_ROWS = 8, MSA_ATTN_DECODE_SEQS = 65535 };
 msa_rc msa_cuda_attn_decode(msa_cuda *c, cudaStream_t st, const msa_cuda_attn_call *call,
                             const msa_cuda_attn_rope *rope, int max_flat, msa_err *err);
 

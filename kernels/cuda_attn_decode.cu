@@ -39,25 +39,27 @@ struct place {
 /* A key head of a sequence as a block sees it: stages of its cache, then of its segments. */
 struct span {
     int64_t row, part;
-    const uint4 *own_k, *own_v; /* the cache from this lane's 16 bytes of row lane / (D/8) on */
+    const uint4 *own_k, *own_v; /* the cache, and in it this lane's 16 bytes of row lane / (D/8) */
+    int own_at;
     int g, group, n_rows, own_rows, own_stages, seg_rows, stages, n_segs;
     int first_of_lane;          /* row number of segment `lane`, where there are no more than 32 */
     bool in_line;               /* the cache's rows are read 16 bytes at a time */
 };
 
-template <int D> static __device__ __forceinline__ span span_of(const msa_cuda_attn_call &c, int seq, int g, int group)
+template <int D, bool ONE>
+static __device__ __forceinline__ span span_of(const msa_cuda_attn_call &c, int seq, int g, int group)
 {
     const msa_cuda_attn_seq s = c.seqs[seq];
     const int lane = threadIdx.x & 31;
-    const int64_t at = ((int64_t)(lane / (D / 8)) * c.G + g) * (D / 8) + lane % (D / 8);
     span w;
     w.row = s.row;
     w.part = s.part;
-    w.own_k = (const uint4 *)s.own_k + at;
-    w.own_v = (const uint4 *)s.own_v + at;
+    w.own_k = (const uint4 *)s.own_k;
+    w.own_v = (const uint4 *)s.own_v;
+    w.own_at = (lane / (D / 8) * c.G + g) * (D / 8) + lane % (D / 8);
     w.g = g;
     w.group = group;
-    w.n_rows = (int)s.n_rows;
+    w.n_rows = ONE ? 1 : (int)s.n_rows;
     w.own_rows = (int)(s.keys - s.own);
     w.own_stages = (w.own_rows + KEYS - 1) / KEYS;
     w.seg_rows = (int)s.own;
@@ -93,7 +95,7 @@ static __device__ __forceinline__ place place_of(const msa_cuda_attn_call &c, co
     p.k_scale = p.v_scale = 1;
     p.type = 0;
     if (own && (FRESH || w.in_line)) {
-        const int64_t at = (int64_t)t * (KEYS * (D / 8)) * c.G;
+        const int64_t at = (int64_t)t * (KEYS * (D / 8)) * c.G + w.own_at;
         p.k = (const char *)(w.own_k + at);
         p.v = (const char *)(w.own_v + at);
         p.n = w.own_rows - FRESH - t * KEYS;
@@ -269,9 +271,8 @@ static __device__ __forceinline__ void rope_rows(const msa_cuda_attn_call &c, co
             sh->q[n][part] = x;
         } else if (mine < heads) {
             sh->fresh[n - w.group][part ^ (last & 7)] = x;
-            /* the span's pointers are to row lane / L */
-            const int64_t at = (int64_t)(last - (int)threadIdx.x % 32 / L) * c.G * L;
-            *(uint4 *)((n == w.group ? w.own_k : w.own_v) + at) = x;
+            uint4 *cache = (uint4 *)(n == w.group ? w.own_k : w.own_v);
+            cache[((int64_t)last * c.G + w.g) * L + part] = x;
         }
     }
 }
@@ -505,7 +506,7 @@ decode_kernel(msa_cuda_attn_call c, msa_cuda_attn_rope r, how h)
     msa_cuda_let_next();
     const int splits = 1 << h.split_bits, split = (int)blockIdx.x & (splits - 1), warp = threadIdx.x >> 5;
     const int first = warp * splits + split, step = WARPS * splits;
-    const span w = span_of<D>(c, (int)blockIdx.y, (int)blockIdx.x >> h.split_bits, h.group);
+    const span w = span_of<D, ROPE>(c, (int)blockIdx.y, (int)blockIdx.x >> h.split_bits, h.group);
     const int n_flat = w.n_rows * h.group;
     if (!ROPE || !r.early)
         msa_cuda_wait_previous();
