@@ -29,7 +29,8 @@ def average(tensors, weights, path, recipe, share):
     with open(path, "rb") as f:
         digest = hashlib.sha256(f.read()).hexdigest()
     with open(recipe) as f:
-        other = json.load(f)["layer_weights"]
+        other = json.load(f)
+    other = other.get("averaged", other)["layer_weights"]   # an adapter may be an average itself
     have = load_file(path)
     assert {n: t.shape for n, t in have.items()} == {n: t.shape for n, t in tensors.items()} and len(other) == len(weights)
     mixed = {n: ((1 - share) * t.float() + share * have[n].float()).to(t.dtype) for n, t in tensors.items()}
