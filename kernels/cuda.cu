@@ -404,6 +404,7 @@ static const msa_kern_ops ops = {
     .qk_rope_attn = msa_cuda_qk_rope_attn,
     .swiglu = msa_cuda_swiglu,
     .norm_linear = msa_cuda_norm_linear,
+    .between = msa_cuda_between,
     .gather = msa_cuda_gather,
     .pool = msa_cuda_pool,
     .unit_heads = msa_cuda_unit_heads,

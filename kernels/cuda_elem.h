@@ -49,6 +49,18 @@ struct msa_cuda_bf16 {
     }
 };
 
+/* c [16, 8] += a [16, 16] b [16, 8] of a warp. Lane l holds c of row l / 4 (c[2], c[3]: + 8),
+ * columns 2 (l % 4) (+ 1); a of those rows and b of column l / 4 at places 2 (l % 4) (+ 1) and,
+ * in a2, a3 and b1, 8 further on: which 16 numbers those are is free, if it is the same in both. */
+static __device__ __forceinline__ void msa_cuda_mma(float c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                                    uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
 static inline bool msa_cuda_aligned(const void *p) { return (uintptr_t)p % 16 == 0; }
 
 #endif

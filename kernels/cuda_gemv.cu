@@ -239,15 +239,6 @@ gemv_kernel(msa_cuda_few f, int ahead)
 
 enum { MMA_MOST = 8, MMA_ROWS = 16, MMA_STEP = 32, MMA_AHEAD = 4, MMA_WARPS = 8, MMA_PITCH = 20 };
 
-static __device__ __forceinline__ void mma(float c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                           uint32_t b0, uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
 /* A block: 16 weight rows; its warps take turns at steps of 32 columns. In a step a
  * lane loads 8 consecutive columns of two weight rows and of one row of x: the products pair
  * them in another order than the columns', the same on both sides. */
@@ -281,8 +272,8 @@ static __global__ void __launch_bounds__(32 * MMA_WARPS) mma_kernel(msa_cuda_few
         __syncwarp(); /* keeps the compiler from moving each load to its use */
 #pragma unroll
         for (int u = 0; u < MMA_AHEAD; u++) {
-            mma(acc, a[u][0].x, a[u][1].x, a[u][0].y, a[u][1].y, b[u].x, b[u].y);
-            mma(acc, a[u][0].z, a[u][1].z, a[u][0].w, a[u][1].w, b[u].z, b[u].w);
+            msa_cuda_mma(acc, a[u][0].x, a[u][1].x, a[u][0].y, a[u][1].y, b[u].x, b[u].y);
+            msa_cuda_mma(acc, a[u][0].z, a[u][1].z, a[u][0].w, a[u][1].w, b[u].z, b[u].w);
         }
     }
 #pragma unroll

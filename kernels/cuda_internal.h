@@ -1,6 +1,6 @@
 /* The CUDA backend's own files: cuda.cu (device, memory, streams, arrays of
  * operations), cuda_graph.cu (recorded runs), cuda_linear.cu (weights, cuBLASLt),
- * cuda_gemv.cu (products of few rows), cuda_rows.cu (operations on rows), cuda_attn*.cu,
+ * cuda_gemv.cu (products of few rows), cuda_between.cu (those of a decoding layer), cuda_rows.cu (operations on rows), cuda_attn*.cu,
  * cuda_route.cu, cuda_scan*.cu, cuda_sample.cu.
  *
  * Host arrays of an operation (borders, segments, chunks) reach the device through
@@ -39,6 +39,7 @@ struct msa_cuda {
     msa_cuda_graphs *graphs;
     msa_cuda_algos *algos;
     /* scratch of the reservation, device; each owner states its size below */
+    int between_clusters[2];     /* cuda_between.cu: 0 not asked yet, -1 none */
     void *linear_scratch, *attn_scratch, *route_scratch, *scan_scratch, *sample_scratch;
     int64_t linear_bytes, attn_bytes, route_bytes, scan_bytes, sample_bytes;
 };
@@ -91,6 +92,8 @@ bool msa_cuda_noted(msa_cuda *c, const char *what, const void *const *pointers, 
                     const int64_t *numbers, int n_numbers);
 
 /* Scratch that a reservation needs, false when it overflows. */
+/* at the end of linear_scratch, cuda_between.cu's */
+enum { MSA_CUDA_BETWEEN_BYTES = 64 << 10 };
 bool msa_cuda_linear_bytes(const msa_cuda *c, const msa_kern_shape *s, int64_t *bytes);
 bool msa_cuda_attn_bytes(const msa_cuda *c, const msa_kern_shape *s, int64_t *bytes);
 bool msa_cuda_route_bytes(const msa_cuda *c, const msa_kern_shape *s, int64_t *bytes);
@@ -119,6 +122,9 @@ msa_rc msa_cuda_linear(msa_kern *k, msa_kern_stream *st, const msa_kern_weight *
 msa_rc msa_cuda_norm_linear(msa_kern *k, msa_kern_stream *st, const float *x, const float *gamma,
                             float eps, const msa_kern_weight *w, int64_t M, void *xn, void *gu,
                             void *out, msa_err *err);
+/* cuda_between.cu */
+msa_rc msa_cuda_between(msa_kern *k, msa_kern_stream *st, const msa_kern_link *l, const void *att,
+                        int64_t M, float *x, void *xn, void *gu, void *mlp, void *qkv, msa_err *err);
 /* cuda_rows.cu */
 msa_rc msa_cuda_embed(msa_kern *k, msa_kern_stream *st, const msa_kern_weight *w, const int32_t *ids,
                       int64_t M, float *x, msa_err *err);

@@ -105,7 +105,7 @@ struct msa_cuda_algos {
 bool msa_cuda_linear_bytes(const msa_cuda *c, const msa_kern_shape *s, int64_t *bytes)
 {
     (void)c, (void)s;
-    *bytes = (int64_t)WORKSPACE + TRIAL;
+    *bytes = (int64_t)WORKSPACE + TRIAL + MSA_CUDA_BETWEEN_BYTES;
     return true;
 }
 

@@ -67,6 +67,19 @@ static __device__ __forceinline__ void barrier_wait(uint64_t *bar, uint32_t pari
     while (!over);
 }
 
+/* 16 bytes to the same place in a block of the cluster; they count at the same barrier
+ * there. */
+static __device__ __forceinline__ void send_beside(void *to, float4 v, uint64_t *bar, uint32_t block)
+{
+    asm volatile("{\n\t.reg .b32 there, counts;\n\t"
+                 "mapa.shared::cluster.u32 there, %0, %2;\n\t"
+                 "mapa.shared::cluster.u32 counts, %1, %2;\n\t"
+                 "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [there], {%3, %4, %5, %6}, "
+                 "[counts];\n\t}" ::"r"(shared_at(to)),
+                 "r"(shared_at(bar)), "r"(block), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
+                 : "memory");
+}
+
 static __device__ __forceinline__ uint32_t cluster_rank(void)
 {
     uint32_t rank;
@@ -78,6 +91,30 @@ static __device__ __forceinline__ uint32_t cluster_rank(void)
 static __device__ __forceinline__ void cluster_sync(void)
 {
     asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
+}
+
+/* The same in two halves, for what needs no order of memory but that of initialised
+ * barriers and of blocks that end. */
+static __device__ __forceinline__ void cluster_arrive(void)
+{
+    asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+}
+
+static __device__ __forceinline__ void cluster_wait(void)
+{
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+}
+
+/* True for one lane of a warp that is together. What the copy unit is told by that lane
+ * alone needs no loop over lanes. */
+static __device__ __forceinline__ bool one_lane(void)
+{
+    uint32_t chosen;
+    asm volatile("{\n\t.reg .pred p;\n\t"
+                 "elect.sync _|p, 0xffffffff;\n\t"
+                 "selp.u32 %0, 1, 0, p;\n\t}"
+                 : "=r"(chosen));
+    return chosen;
 }
 
 /* ---- the copy unit ------------------------------------------------------------------ */
@@ -96,6 +133,16 @@ MSA_L2_POLICY(evict_last)
 static __device__ __forceinline__ void tensor_prefetch(const CUtensorMap *map)
 {
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+/* `bytes` that follow each other, a multiple of 16 as both addresses are. */
+static __device__ __forceinline__ void bulk_load(void *dst, const void *src, uint32_t bytes, uint64_t *bar,
+                                                 uint64_t policy)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+                 "[%0], [%1], %2, [%3], %4;" ::"r"(shared_at(dst)),
+                 "l"(src), "r"(bytes), "r"(shared_at(bar)), "l"(policy)
+                 : "memory");
 }
 
 /* The map's box at column x, row y; elements outside of the matrix become zeros, and

@@ -163,6 +163,168 @@ static void norm_linear_agrees(void **unused)
     }
 }
 
+/* ---- between two attentions --------------------------------------------------------- */
+
+static msa_kern_weight *random_weight(msa_kern *k, int64_t N, int64_t K)
+{
+    float *w = msa_rand_new(N * K, 1 / sqrtf((float)K));
+    msa_kern_weight *out;
+    OK(msa_kern_weight_new(k, w, MSA_F32, N, K, &out, NULL));
+    free(w);
+    return out;
+}
+
+static msa_tensor random_tensor(msa_kern *k, msa_dtype t, int64_t n)
+{
+    float *x = msa_rand_new(n, 1);
+    msa_tensor out = msa_tensor_of(k, t, x, n);
+    free(x);
+    return out;
+}
+
+/* A layer's weights, and tensors of M rows; the same in every backend. */
+typedef struct between {
+    msa_kern *k;
+    int64_t E;
+    msa_kern_weight *o, *gate_up, *down, *next;
+    msa_tensor gamma, att, x0, x, xn, gu, mlp, qkv;
+} between;
+
+static between between_new(msa_kern *k, msa_dtype act, int64_t M, int64_t A, int64_t E, int64_t I, int64_t N)
+{
+    msa_rand_seed(59);
+    return (between){.k = k, .E = E, .o = random_weight(k, E, A), .gate_up = random_weight(k, 2 * I, E),
+                     .down = random_weight(k, E, I), .next = random_weight(k, N, E),
+                     .gamma = random_tensor(k, MSA_F32, 2 * E), .att = random_tensor(k, act, M * A),
+                     .x0 = random_tensor(k, MSA_F32, M * E), .x = msa_tensor_new(k, MSA_F32, M * E),
+                     .xn = msa_tensor_new(k, act, M * E), .gu = msa_tensor_new(k, act, M * 2 * I),
+                     .mlp = msa_tensor_new(k, act, M * I), .qkv = msa_tensor_new(k, act, M * N)};
+}
+
+static void between_done(between *b)
+{
+    msa_kern_weight *w[] = {b->o, b->gate_up, b->down, b->next};
+    for (int i = 0; i < 4; i++)
+        msa_kern_weight_free(b->k, w[i]);
+    msa_tensor *t[] = {&b->gamma, &b->att, &b->x0, &b->x, &b->xn, &b->gu, &b->mlp, &b->qkv};
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++)
+        msa_tensor_done(t[i]);
+}
+
+static void between_run(between *b, int64_t M, bool last)
+{
+    float *gamma = b->gamma.p;
+    const msa_kern_link l = {.o = b->o, .gamma = gamma, .gate_up = b->gate_up, .down = b->down,
+                             .next_gamma = last ? NULL : gamma + b->E, .next = last ? NULL : b->next, .eps = 1e-6f};
+    OK(msa_kern_between(b->k, NULL, &l, b->att.p, M, b->x.p, b->xn.p, b->gu.p, b->mlp.p, last ? NULL : b->qkv.p, NULL));
+}
+
+/* The same by the operations that it is made of. */
+static void between_in_parts(between *b, int64_t M)
+{
+    float *gamma = b->gamma.p;
+    OK(msa_kern_linear(b->k, NULL, b->o, b->att.p, M, b->x.p, MSA_LINEAR_ADD, NULL));
+    OK(msa_kern_norm_linear(b->k, NULL, b->x.p, gamma, 1e-6f, b->gate_up, M, b->xn.p, b->gu.p, b->mlp.p, NULL));
+    OK(msa_kern_linear(b->k, NULL, b->down, b->mlp.p, M, b->x.p, MSA_LINEAR_ADD, NULL));
+    OK(msa_kern_norm_linear(b->k, NULL, b->x.p, gamma + b->E, 1e-6f, b->next, M, b->xn.p, NULL, b->qkv.p, NULL));
+}
+
+static void between_from_start(const between *b)
+{
+    OK(msa_kern_copy(b->k, NULL, b->x.p, b->x0.p, b->x0.n * 4, NULL));
+}
+
+/* With the reference's parts, or (own) with the backend's. */
+static void between_case(const msa_subject *s, bool own, int64_t M, int64_t A, int64_t E, int64_t I, int64_t N)
+{
+    float *out[2][4];
+    for (int side = 0; side < 2; side++) {
+        between b = between_new(side && !own ? s->ref : s->k, s->act, M, A, E, I, N);
+        between_from_start(&b);
+        if (side) {
+            between_in_parts(&b, M);
+            msa_tensor_read(&b.x, out[side][0] = malloc((size_t)(M * E) * 4));
+        } else { /* behind the last layer: the same x, and nothing else */
+            between_run(&b, M, true);
+            msa_tensor_read(&b.x, out[side][0] = malloc((size_t)(M * E) * 4));
+            between_from_start(&b);
+            between_run(&b, M, false);
+        }
+        msa_tensor *read[3] = {&b.x, &b.xn, &b.qkv};
+        for (int i = 0; i < 3; i++)
+            msa_tensor_read(read[i], out[side][i + 1] = malloc((size_t)read[i]->n * 4));
+        between_done(&b);
+    }
+    /* seen 1e-13, and 3e-6 by other roundings to bf16 on the way */
+    const double bound = s->act == MSA_F32 ? 1e-11 : 5e-5;
+    for (int64_t m = 0; m < M; m++) {
+        msa_check_close(s, out[0][0] + m * E, out[1][0] + m * E, E, bound, "x behind the last layer");
+        msa_check_close(s, out[0][1] + m * E, out[1][1] + m * E, E, bound, "x between");
+        msa_check_close(s, out[0][2] + m * E, out[1][2] + m * E, E, bound, "xn between");
+        msa_check_close(s, out[0][3] + m * N, out[1][3] + m * N, N, bound, "the next projections");
+    }
+    for (int i = 0; i < 8; i++)
+        free(out[i / 4][i % 4]);
+}
+
+static void between_agrees(void **unused)
+{
+    (void)unused;
+    static const int64_t rows[] = {1, 2, 7, 8, 9, 16, 17};
+    MSA_EACH_SUBJECT(s) {
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            between_case(s, false, rows[i], 512, 512, 512, 48);
+            between_case(s, false, rows[i], 40, 24, 50, 33);
+        }
+        between_case(s, false, 3, 2560, 512, 1536, 400);
+        between_case(s, false, 11, 512, 1024, 3072, 80);
+    }
+}
+
+static void between_attentions_of_the_models(void **unused)
+{
+    (void)unused;
+    MSA_EACH_SUBJECT(s) {
+        between_case(s, true, 4, 576, 576, 1536, 960);
+        if (s->host)
+            continue;
+        for (int64_t M = 1; M <= 17; M += M == 1 ? 4 : 3) /* 1, 5, 8, .., 17 */
+            between_case(s, true, M, 4096, 2560, 9728, 6144);
+    }
+}
+
+/* Many in a row, recorded or not, give the same bits where no library chooses the order
+ * of sums. */
+static void between_repeats_itself(void **unused)
+{
+    (void)unused;
+    enum { RUNS = 5, CHAIN = 6, E = 512, N = 64, MOST = 12 };
+    MSA_EACH_SUBJECT(s)
+        for (int64_t M = 3; M <= MOST; M += MOST - 3) {
+            between b = between_new(s->k, s->act, M, 512, E, 512, N);
+            float x[2][MOST * E], qkv[2][MOST * N];
+            for (int run = 0; run < RUNS; run++) {
+                between_from_start(&b);
+                if (run > 0)
+                    OK(msa_kern_graph_begin(s->k, NULL, 4, NULL));
+                for (int i = 0; i < CHAIN; i++)
+                    between_run(&b, M, i % 3 == 1);
+                if (run > 0)
+                    OK(msa_kern_graph_end(s->k, NULL, NULL));
+                msa_tensor_read(&b.x, x[run > 0]);
+                msa_tensor_read(&b.qkv, qkv[run > 0]);
+                if (run > 0 && s->act == MSA_BF16) {
+                    assert_memory_equal(x[1], x[0], (size_t)(M * E) * 4);
+                    assert_memory_equal(qkv[1], qkv[0], (size_t)(M * N) * 4);
+                } else if (run > 0) {
+                    msa_check_close(s, qkv[1], qkv[0], M * N, 1e-11, "a recorded chain");
+                }
+            }
+            msa_kern_graph_clear(s->k);
+            between_done(&b);
+        }
+}
+
 /* ---- rows ------------------------------------------------------------------------- */
 
 static void rows_case(const msa_subject *s, msa_kern_heads h, int64_t E, int64_t I, int64_t M)
@@ -427,23 +589,6 @@ typedef struct layer {
     bank bank;
 } layer;
 
-static msa_kern_weight *random_weight(msa_kern *k, int64_t N, int64_t K)
-{
-    float *w = msa_rand_new(N * K, 1 / sqrtf((float)K));
-    msa_kern_weight *out;
-    OK(msa_kern_weight_new(k, w, MSA_F32, N, K, &out, NULL));
-    free(w);
-    return out;
-}
-
-static msa_tensor random_tensor(msa_kern *k, msa_dtype t, int64_t n)
-{
-    float *x = msa_rand_new(n, 1);
-    msa_tensor out = msa_tensor_of(k, t, x, n);
-    free(x);
-    return out;
-}
-
 static layer layer_new(const msa_subject *s, msa_kern_heads h, int64_t E, int64_t I)
 {
     msa_rand_seed(56);
@@ -631,6 +776,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(products_of_the_models),
         cmocka_unit_test(products_of_few_rows),
         cmocka_unit_test(norm_linear_agrees),
+        cmocka_unit_test(between_agrees),
+        cmocka_unit_test(between_attentions_of_the_models),
+        cmocka_unit_test(between_repeats_itself),
         cmocka_unit_test(rows_of_the_models),
         cmocka_unit_test(packed_attention_of_the_models),
         cmocka_unit_test(memory_attention_of_the_models),

@@ -1,6 +1,6 @@
 /* CUDA's execution model on the CPU, for tests of kernels without a GPU: each CUDA
  * thread is a fiber, the blocks of a cluster live at the same time, clusters of a launch run
- * one after the other. Threads change places only where they wait: at barriers, in
+ * one after the other, or side by side where the host asked how many the device holds. Threads change places only where they wait: at barriers, in
  * collectives of a warp, at mbarriers.
  *
  * translate.py turns a preprocessed .cu file into C++ that calls what is declared here;
@@ -42,9 +42,11 @@ struct msa_emu_config {
     cudaStream_t stream;
     unsigned cluster;
     bool follow; /* may start before what stands before it on the stream has ended */
+    bool whole;  /* its blocks wait for each other: all live at the same time */
     msa_emu_config(dim3 grid_, dim3 block_, size_t shared_ = 0, cudaStream_t stream_ = nullptr,
                    unsigned cluster_ = 1, bool follow_ = false)
-        : grid(grid_), block(block_), shared(shared_), stream(stream_), cluster(cluster_), follow(follow_)
+        : grid(grid_), block(block_), shared(shared_), stream(stream_), cluster(cluster_), follow(follow_),
+          whole(false)
     {
     }
 };
@@ -149,6 +151,8 @@ struct msa_emu_thread {
     uint32_t mask, equal;
     const char *what;
     int line;
+    const volatile uint32_t *polled; /* what it acquired last, and what stood there */
+    uint32_t seen;
     uint32_t cluster_turn;          /* between arrival at the cluster's barrier and the wait */
     msa_emu_later *copies;          /* the thread's own, oldest first */
     msa_emu_later *groups[MSA_EMU_GROUPS]; /* committed groups of products; the last is being built */
@@ -168,6 +172,8 @@ void msa_emu_wait(const volatile uint32_t *word, uint32_t mask, uint32_t equal, 
 typedef char msa_emu_slots[32][MSA_EMU_SLOT];
 const msa_emu_slots &msa_emu_meet(unsigned mask, const void *give, size_t n, const char *what, int line);
 void msa_emu_wait_previous(int line);
+/* A number that other threads change. Who finds the same number again waits. */
+uint32_t msa_emu_acquire(const volatile uint32_t *word, int line);
 void msa_emu_sync(int barrier, unsigned threads, int line);
 void msa_emu_cluster_arrive(void);
 void msa_emu_cluster_wait(void);

@@ -102,6 +102,27 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char *name, void **f, unsigne
     return cudaSuccess;
 }
 
+static const void *whole[8];
+
+bool msa_emu_whole(const void *kernel)
+{
+    for (const void *w : whole)
+        if (w == kernel)
+            return true;
+    return false;
+}
+
+cudaError_t msa_emu_most_clusters(int *n, const void *kernel)
+{
+    for (const void *&w : whole)
+        if (!w || w == kernel) {
+            w = kernel;
+            *n = 2;
+            return cudaSuccess;
+        }
+    return set(cudaErrorInvalidValue);
+}
+
 /* ---- memory ----------------------------------------------------------------------------- */
 
 struct piece {

@@ -262,10 +262,41 @@ static void store_async(frame *f)
 }
 
 static void wait_previous(frame *f) { msa_emu_wait_previous(f->p->line); }
+static void atomic_add(frame *f)
+{
+    uint32_t *at = (uint32_t *)get(f, 1);
+    put(f, 0, *at);
+    *at += (uint32_t)get(f, 2);
+}
+
+static void acquire(frame *f) { put(f, 0, msa_emu_acquire((const uint32_t *)get(f, 1), f->p->line)); }
 static void cluster_arrive(frame *) { msa_emu_cluster_arrive(); }
 static void cluster_wait(frame *) { msa_emu_cluster_wait(); }
 
-/* ---- tensor copies ----------------------------------------------------------------------------------- */
+/* 16 bytes for a block of the cluster. */
+struct sending : msa_emu_later {
+    char *to;
+    mbarrier *barrier;
+    float v[4];
+    void happen() override
+    {
+        memcpy(to, v, sizeof v);
+        barrier->bytes = barrier->bytes - 16;
+        phase_check(barrier);
+    }
+};
+
+static void send(frame *f)
+{
+    sending *c = new sending;
+    c->to = shared(f, 0, 16, 16);
+    for (int i = 0; i < 4; i++)
+        c->v[i] = get_float(f, 1 + i);
+    c->barrier = barrier_at(f, 5);
+    msa_emu_copy_unit(c);
+}
+
+/* ---- bulk and tensor copies ----------------------------------------------------------------------------------- */
 
 /* The 128-byte swizzle: bits 4 to 6 of a shared address change with bits 7 to 9. */
 static uint32_t swizzled(uint32_t at) { return at ^ (at >> 3 & 0x70); }
@@ -292,6 +323,32 @@ struct box_copy : msa_emu_later {
         phase_check(barrier);
     }
 };
+
+struct bulk_copying : msa_emu_later {
+    char *to;
+    const char *from;
+    int64_t n;
+    mbarrier *barrier;
+    void happen() override
+    {
+        memcpy(to, from, (size_t)n);
+        barrier->bytes = barrier->bytes - n;
+        phase_check(barrier);
+    }
+};
+
+/* [dst], [src], bytes, [barrier], policy */
+static void bulk_copy(frame *f)
+{
+    bulk_copying *c = new bulk_copying;
+    c->n = (int64_t)get(f, 2);
+    c->to = shared(f, 0, c->n, 16);
+    c->from = (const char *)get(f, 1);
+    c->barrier = barrier_at(f, 3);
+    if ((uintptr_t)c->from % 16 || c->n <= 0 || c->n % 16)
+        msa_emu_fail("%s: %d bytes from %p", f->s->op, (int)c->n, (const void *)c->from);
+    msa_emu_copy_unit(c);
+}
 
 /* [dst], [map, {x, y}], [barrier] (, blocks), policy */
 static void tensor_copy(frame *f)
@@ -529,6 +586,12 @@ static void group_wait(frame *f)
 
 static void together(frame *f) { meet(f, NULL, 0); }
 
+static void elect(frame *f)
+{
+    meet(f, NULL, 0);
+    put(f, 0, msa_emu_self->lane == 0);
+}
+
 /* ---- the text -------------------------------------------------------------------------------------------------- */
 
 static const struct {
@@ -544,6 +607,7 @@ static const struct {
     {"prefetch.global.L2", nothing},
     {"fence.", nothing},
     {"setmaxnreg.", together},
+    {"elect.sync", elect},
     {"griddepcontrol.wait", wait_previous},
     {"griddepcontrol.launch_dependents", nothing},
     {"cvt.rn.bf16x2.f32", pack},
@@ -555,7 +619,11 @@ static const struct {
     {"cp.async.wait_all", copy_wait},
     {"cp.async.wait_group", copy_wait_group},
     {"cp.async.commit_group", copy_commit},
+    {"atom.add.release.gpu.global.u32", atomic_add},
+    {"ld.acquire.gpu.global.u32", acquire},
+    {"st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32", send},
     {"cp.async.bulk.prefetch.L2.global", bulk_prefetch},
+    {"cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes", bulk_copy},
     {"cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes", tensor_copy},
     {"mbarrier.init.shared::cta.b64", barrier_init},
     {"mbarrier.arrive.expect_tx.shared::cta.b64", barrier_expect},
@@ -590,6 +658,8 @@ static atom atom_of(const char *s, names *known)
     for (int i = 0; i < known->n; i++)
         if (strcmp(known->name[i], s) == 0)
             return {atom::REGISTER, i};
+    if (strncmp(s, "_|", 2) == 0) /* of two results the second */
+        return atom_of(s + 2, known);
     if (strcmp(s, "_") != 0 && strncmp(s, "%%", 2) != 0)
         msa_emu_fail("PTX: \"%s\"", s);
     return {atom::CONSTANT, 0};

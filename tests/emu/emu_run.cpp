@@ -167,6 +167,16 @@ const msa_emu_slots &msa_emu_meet(unsigned mask, const void *give, size_t n, con
     return w->slot[turn & 1];
 }
 
+uint32_t msa_emu_acquire(const volatile uint32_t *word, int line)
+{
+    msa_emu_thread *t = msa_emu_self;
+    if (t->polled == word && *word == t->seen)
+        msa_emu_wait(word, ~0u, t->seen, "a change in global memory", line);
+    t->polled = word;
+    t->seen = *word;
+    return t->seen;
+}
+
 void msa_emu_sync(int barrier, unsigned threads, int line)
 {
     msa_emu_barrier *b = &msa_emu_self->block->barriers[barrier];
@@ -353,6 +363,7 @@ static void resume(msa_emu_thread *t)
 
 static void deadlock(const msa_emu_thread *threads, int n)
 {
+    const int per = (int)(blockDim.x * blockDim.y * blockDim.z);
     fprintf(stderr, "emulation: threads wait forever:\n");
     for (int i = 0; i < n;) {
         int j = i;
@@ -361,7 +372,7 @@ static void deadlock(const msa_emu_thread *threads, int n)
                (a->done || (threads[j].line == a->line && threads[j].what == a->what)))
             j++;
         fprintf(stderr, "  block %u,%u threads %d to %d: ", a->block->index.x, a->block->index.y,
-                i % (n / (int)a->block->cluster->n_blocks), (j - 1) % (n / (int)a->block->cluster->n_blocks));
+                i % per, (j - 1) % per);
         if (a->done)
             fprintf(stderr, "ended\n");
         else
@@ -371,9 +382,11 @@ static void deadlock(const msa_emu_thread *threads, int n)
     abort();
 }
 
-/* A cluster of a kernel. */
+/* Clusters of a kernel that live side by side: all of its grid where blocks wait for each
+ * other, else one. */
 struct running {
-    msa_emu_cluster cluster;
+    msa_emu_cluster *clusters;
+    int64_t side;
     msa_emu_thread *threads;
     msa_emu_warp *warps;
     int *order;
@@ -389,10 +402,10 @@ void msa_emu_wait_previous(int line)
 }
 
 /* Runs until all threads have ended; while the kernel before runs, until all wait. */
-static void cluster_go(running *r)
+static void clusters_go(running *r)
 {
-    blockDim = r->cluster.kernel->c.block;
-    gridDim = r->cluster.kernel->c.grid;
+    blockDim = r->clusters->kernel->c.block;
+    gridDim = r->clusters->kernel->c.grid;
     for (bool moved = true; r->left > 0 && (moved || !previous_runs);) {
         moved = false;
         for (int i = 0; i < r->n; i++) {
@@ -426,30 +439,33 @@ static void order_fill(int *order, int n)
     }
 }
 
-/* Cluster number i of a kernel, its threads at their beginning; blocks keep their arenas. */
-static void cluster_begin(running *r, msa_emu_kernel *k, int64_t i, int64_t n_clusters)
+/* Clusters number i .. of a kernel, their threads at their beginning; blocks keep their arenas. */
+static void clusters_begin(running *r, msa_emu_kernel *k, int64_t i, int64_t n_clusters)
 {
     const msa_emu_config &c = k->c;
     const unsigned per = c.block.x * c.block.y * c.block.z, n_warps = (per + 31) / 32;
-    const int64_t first = (seed_of() == 1 ? n_clusters - 1 - i : i) * c.cluster;
-    r->cluster.barrier = {0, 0};
+    const unsigned n_blocks = (unsigned)r->side * c.cluster;
+    const int64_t first = (seed_of() == 1 ? n_clusters - r->side - i : i) * c.cluster;
     r->left = r->n;
     memset(r->threads, 0, (size_t)r->n * sizeof *r->threads);
-    for (unsigned w = 0; w < n_warps * c.cluster; w++)
+    for (unsigned w = 0; w < n_warps * n_blocks; w++)
         r->warps[w].arrived = r->warps[w].turn = 0;
-    for (unsigned rank = 0; rank < c.cluster; rank++) {
-        msa_emu_block *b = &r->cluster.blocks[rank];
-        const int64_t at = first + rank;
+    for (int64_t j = 0; j < r->side; j++)
+        r->clusters[j].barrier = {0, 0};
+    for (unsigned number = 0; number < n_blocks; number++) {
+        msa_emu_cluster *cluster = &r->clusters[number / c.cluster];
+        msa_emu_block *b = &r->clusters->blocks[number];
+        const int64_t at = first + number;
         arena_open(b);
-        b->cluster = &r->cluster;
-        b->rank = rank;
+        b->cluster = cluster;
+        b->rank = number % c.cluster;
         b->index = {(unsigned)(at % c.grid.x), (unsigned)(at / c.grid.x % c.grid.y),
                     (unsigned)(at / c.grid.x / c.grid.y)};
         b->alive = (int)per;
-        b->warps = r->warps + rank * n_warps;
+        b->warps = r->warps + number * n_warps;
         memset(b->barriers, 0, sizeof b->barriers);
         for (unsigned t = 0; t < per; t++) {
-            msa_emu_thread *own = &r->threads[rank * per + t];
+            msa_emu_thread *own = &r->threads[number * per + t];
             own->block = b;
             own->index = {t % c.block.x, t / c.block.x % c.block.y, t / c.block.x / c.block.y};
             own->warp = t / 32;
@@ -466,7 +482,8 @@ static int64_t clusters_of(const msa_emu_config &c)
 }
 
 /* Two kernels at a time: one that runs and one that has begun. */
-static msa_emu_block blocks[2][8];
+enum { MOST_BLOCKS = 16 };
+static msa_emu_block blocks[2][MOST_BLOCKS];
 static bool taken[2];
 
 static running *running_new(msa_emu_kernel *k)
@@ -478,14 +495,19 @@ static running *running_new(msa_emu_kernel *k)
     if (!r || taken[place])
         msa_emu_fail("no place for a kernel");
     taken[place] = true;
-    r->n = (int)(per * c.cluster);
-    r->cluster = {k, blocks[place], c.cluster, {0, 0}};
+    r->side = c.whole ? clusters_of(c) : 1;
+    if (r->side * c.cluster > MOST_BLOCKS)
+        msa_emu_fail("%d blocks at the same time", (int)(r->side * c.cluster));
+    r->n = (int)(per * c.cluster * r->side);
+    r->clusters = (msa_emu_cluster *)malloc((size_t)r->side * sizeof *r->clusters);
     r->threads = (msa_emu_thread *)malloc((size_t)r->n * sizeof *r->threads);
     r->order = (int *)malloc((size_t)r->n * sizeof *r->order);
-    r->warps = (msa_emu_warp *)malloc((size_t)((per + 31) / 32) * c.cluster * sizeof *r->warps);
-    if (!r->threads || !r->order || !r->warps)
+    r->warps = (msa_emu_warp *)malloc((size_t)((per + 31) / 32 * c.cluster * r->side) * sizeof *r->warps);
+    if (!r->clusters || !r->threads || !r->order || !r->warps)
         msa_emu_fail("no memory for threads");
-    cluster_begin(r, k, 0, clusters_of(c));
+    for (int64_t j = 0; j < r->side; j++)
+        r->clusters[j] = {k, blocks[place] + j * c.cluster, c.cluster, {0, 0}};
+    clusters_begin(r, k, 0, clusters_of(c));
     return r;
 }
 
@@ -493,7 +515,7 @@ void msa_emu_kernel::begin()
 {
     begun = running_new(this);
     previous_runs = 1;
-    cluster_go(begun);
+    clusters_go(begun);
     previous_runs = 0;
 }
 
@@ -501,12 +523,13 @@ void msa_emu_kernel::run()
 {
     running *r = begun ? begun : running_new(this);
     begun = nullptr;
-    cluster_go(r);
-    for (int64_t i = 1, n = clusters_of(c); i < n; i++) {
-        cluster_begin(r, this, i, n);
-        cluster_go(r);
+    clusters_go(r);
+    for (int64_t i = r->side, n = clusters_of(c); i < n; i += r->side) {
+        clusters_begin(r, this, i, n);
+        clusters_go(r);
     }
-    taken[r->cluster.blocks == blocks[1]] = false;
+    taken[r->clusters->blocks == blocks[1]] = false;
+    free(r->clusters);
     free(r->threads);
     free(r->order);
     free(r->warps);

@@ -13,7 +13,7 @@ tests_of() { # program, then patterns of its tests
     echo "== seed $seed"
     "$B/tests/emu/emu_test" &&
         tests_of test_kernels 'norm*' 'rope*' 'attention*' 'pool*' 'routing*' 'best*' 'linear*' rows_agree 'cache*' 'rotated*' &&
-        tests_of test_kernels_model 'rows_of*' 'products_of_few*' 'norm_linear*' &&
+        tests_of test_kernels_model 'rows_of*' 'products_of_few*' 'norm_linear*' between_agrees between_repeats_itself &&
         tests_of test_kernels_decode 'rotated_attention_agrees' 'recorded*' &&
         tests_of test_kernels_args 'arrays*'
 } >"$log" 2>&1

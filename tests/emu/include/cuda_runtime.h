@@ -54,6 +54,7 @@ static inline void sincospif(float x, float *s, float *c)
     *c = (float)cos(M_PI * (double)x);
 }
 template <class T> static inline T __ldg(const T *p) { return *p; }
+template <class T> static inline T __ldcg(const T *p) { return *p; }
 
 static inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector)
 {
@@ -265,6 +266,15 @@ typedef struct cudaLaunchConfig_t {
     unsigned numAttrs;
 } cudaLaunchConfig_t;
 
+/* Clusters of a kernel that live at the same time; kernels that this was asked of do. */
+cudaError_t msa_emu_most_clusters(int *n, const void *kernel);
+bool msa_emu_whole(const void *kernel);
+template <class... A>
+static inline cudaError_t cudaOccupancyMaxActiveClusters(int *n, void (*kernel)(A...), const cudaLaunchConfig_t *)
+{
+    return msa_emu_most_clusters(n, (const void *)kernel);
+}
+
 cudaError_t msa_emu_launched(void); /* the last launch's error, which stays */
 
 template <class... Want, class... Given>
@@ -276,6 +286,7 @@ static inline cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *l, void (
             c.cluster = l->attrs[i].val.clusterDim.x;
         else
             c.follow = l->attrs[i].val.programmaticStreamSerializationAllowed;
+    c.whole = msa_emu_whole((const void *)kernel);
     msa_emu_launch(c, kernel, static_cast<Want>(given)...);
     return msa_emu_launched();
 }
