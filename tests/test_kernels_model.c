@@ -165,9 +165,9 @@ static void norm_linear_agrees(void **unused)
 
 /* ---- between two attentions --------------------------------------------------------- */
 
-static msa_kern_weight *random_weight(msa_kern *k, int64_t N, int64_t K)
+static msa_kern_weight *random_weight(msa_kern *k, int64_t N, int64_t K, float scale)
 {
-    float *w = msa_rand_new(N * K, 1 / sqrtf((float)K));
+    float *w = msa_rand_new(N * K, scale / sqrtf((float)K));
     msa_kern_weight *out;
     OK(msa_kern_weight_new(k, w, MSA_F32, N, K, &out, NULL));
     free(w);
@@ -182,7 +182,8 @@ static msa_tensor random_tensor(msa_kern *k, msa_dtype t, int64_t n)
     return out;
 }
 
-/* A layer's weights, and tensors of M rows; the same in every backend. */
+/* A layer's weights, such that what it adds to x is as large as x, and tensors of M rows;
+ * the same in every backend. */
 typedef struct between {
     msa_kern *k;
     int64_t E;
@@ -193,8 +194,8 @@ typedef struct between {
 static between between_new(msa_kern *k, msa_dtype act, int64_t M, int64_t A, int64_t E, int64_t I, int64_t N)
 {
     msa_rand_seed(59);
-    return (between){.k = k, .E = E, .o = random_weight(k, E, A), .gate_up = random_weight(k, 2 * I, E),
-                     .down = random_weight(k, E, I), .next = random_weight(k, N, E),
+    return (between){.k = k, .E = E, .o = random_weight(k, E, A, 2), .gate_up = random_weight(k, 2 * I, E, 4),
+                     .down = random_weight(k, E, I, 4), .next = random_weight(k, N, E, 1),
                      .gamma = random_tensor(k, MSA_F32, 2 * E), .att = random_tensor(k, act, M * A),
                      .x0 = random_tensor(k, MSA_F32, M * E), .x = msa_tensor_new(k, MSA_F32, M * E),
                      .xn = msa_tensor_new(k, act, M * E), .gu = msa_tensor_new(k, act, M * 2 * I),
@@ -255,8 +256,8 @@ static void between_case(const msa_subject *s, bool own, int64_t M, int64_t A, i
             msa_tensor_read(read[i], out[side][i + 1] = malloc((size_t)read[i]->n * 4));
         between_done(&b);
     }
-    /* seen 1e-13, and 3e-6 by other roundings to bf16 on the way */
-    const double bound = s->act == MSA_F32 ? 1e-11 : 5e-5;
+    /* seen 2e-14, and 6e-5 by other roundings to bf16 on the way */
+    const double bound = s->act == MSA_F32 ? 1e-11 : 1.5e-4;
     for (int64_t m = 0; m < M; m++) {
         msa_check_close(s, out[0][0] + m * E, out[1][0] + m * E, E, bound, "x behind the last layer");
         msa_check_close(s, out[0][1] + m * E, out[1][1] + m * E, E, bound, "x between");
@@ -273,11 +274,13 @@ static void between_agrees(void **unused)
     static const int64_t rows[] = {1, 2, 7, 8, 9, 16, 17};
     MSA_EACH_SUBJECT(s) {
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-            between_case(s, false, rows[i], 512, 512, 512, 48);
             between_case(s, false, rows[i], 40, 24, 50, 33);
+            if (!s->host)
+                between_case(s, false, rows[i], 512, 512, 512, 48);
         }
         between_case(s, false, 3, 2560, 512, 1536, 400);
-        between_case(s, false, 11, 512, 1024, 3072, 80);
+        if (!s->host)
+            between_case(s, false, 11, 512, 1024, 3072, 80);
     }
 }
 
@@ -595,9 +598,9 @@ static layer layer_new(const msa_subject *s, msa_kern_heads h, int64_t E, int64_
     msa_kern *k = s->k;
     const int64_t W = h.G * h.D, width = h.H * h.D + 2 * W;
     float *x = msa_rand_new(2 * LAYER_BANK * W, 1);
-    layer l = {.k = k, .act = s->act, .h = h, .E = E, .I = I, .qkv = random_weight(k, width, E),
-               .o = random_weight(k, E, h.H * h.D), .gate_up = random_weight(k, 2 * I, E),
-               .down = random_weight(k, E, I), .gamma = random_tensor(k, MSA_F32, E + 2 * h.D),
+    layer l = {.k = k, .act = s->act, .h = h, .E = E, .I = I, .qkv = random_weight(k, width, E, 1),
+               .o = random_weight(k, E, h.H * h.D, 1), .gate_up = random_weight(k, 2 * I, E, 1),
+               .down = random_weight(k, E, I, 1), .gamma = random_tensor(k, MSA_F32, E + 2 * h.D),
                .x0 = random_tensor(k, MSA_F32, LAYER_B * E), .x = msa_tensor_new(k, MSA_F32, LAYER_B * E),
                .xn = msa_tensor_new(k, s->act, LAYER_B * E), .row = msa_tensor_new(k, s->act, LAYER_B * width),
                .att = msa_tensor_new(k, s->act, LAYER_B * h.H * h.D),

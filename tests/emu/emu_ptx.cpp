@@ -240,25 +240,28 @@ static void map_rank(frame *f)
 
 struct remote_store : msa_emu_later {
     char *to;
-    uint32_t x[2];
+    uint32_t x[4];
+    size_t n;
     mbarrier *barrier;
     void happen() override
     {
-        memcpy(to, x, sizeof x);
-        barrier->bytes = barrier->bytes - (int64_t)sizeof x;
+        memcpy(to, x, n);
+        barrier->bytes = barrier->bytes - (int64_t)n;
         phase_check(barrier);
     }
 };
 
-/* [dst], {x, y}, [barrier] */
+/* [dst], {x, y(, z, w)}, [barrier] */
 static void store_async(frame *f)
 {
-    remote_store *s = new remote_store;
-    s->to = shared(f, 0, 8, 8);
-    s->x[0] = (uint32_t)get(f, 1);
-    s->x[1] = (uint32_t)get(f, 2);
-    s->barrier = barrier_at(f, 3);
-    msa_emu_copy_unit(s);
+    remote_store *c = new remote_store;
+    const int words = f->s->n - 2;
+    c->n = 4 * (size_t)words;
+    c->to = shared(f, 0, 4 * words, (uint32_t)(4 * words));
+    for (int i = 0; i < words; i++)
+        c->x[i] = (uint32_t)get(f, 1 + i);
+    c->barrier = barrier_at(f, 1 + words);
+    msa_emu_copy_unit(c);
 }
 
 static void wait_previous(frame *f) { msa_emu_wait_previous(f->p->line); }
@@ -272,29 +275,6 @@ static void atomic_add(frame *f)
 static void acquire(frame *f) { put(f, 0, msa_emu_acquire((const uint32_t *)get(f, 1), f->p->line)); }
 static void cluster_arrive(frame *) { msa_emu_cluster_arrive(); }
 static void cluster_wait(frame *) { msa_emu_cluster_wait(); }
-
-/* 16 bytes for a block of the cluster. */
-struct sending : msa_emu_later {
-    char *to;
-    mbarrier *barrier;
-    float v[4];
-    void happen() override
-    {
-        memcpy(to, v, sizeof v);
-        barrier->bytes = barrier->bytes - 16;
-        phase_check(barrier);
-    }
-};
-
-static void send(frame *f)
-{
-    sending *c = new sending;
-    c->to = shared(f, 0, 16, 16);
-    for (int i = 0; i < 4; i++)
-        c->v[i] = get_float(f, 1 + i);
-    c->barrier = barrier_at(f, 5);
-    msa_emu_copy_unit(c);
-}
 
 /* ---- bulk and tensor copies ----------------------------------------------------------------------------------- */
 
@@ -621,7 +601,6 @@ static const struct {
     {"cp.async.commit_group", copy_commit},
     {"atom.add.release.gpu.global.u32", atomic_add},
     {"ld.acquire.gpu.global.u32", acquire},
-    {"st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32", send},
     {"cp.async.bulk.prefetch.L2.global", bulk_prefetch},
     {"cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes", bulk_copy},
     {"cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes", tensor_copy},
@@ -630,7 +609,7 @@ static const struct {
     {"mbarrier.arrive.shared::", barrier_arrive},
     {"mbarrier.try_wait.parity.shared::cta.b64", barrier_try_wait},
     {"mapa.shared::cluster.u32", map_rank},
-    {"st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32", store_async},
+    {"st.async.shared::cluster.mbarrier::complete_tx::bytes.v", store_async},
     {"barrier.cluster.arrive.release", cluster_arrive},
     {"barrier.cluster.arrive.relaxed", cluster_arrive},
     {"barrier.cluster.wait.acquire", cluster_wait},
