@@ -9,8 +9,8 @@
  * in shared memory, those of a block's warps first; then each block of the cluster is sent its
  * share of the columns by all others.
  *
- * With 40 KB of shared memory (D = 128) and 96 registers a thread, two blocks leave 144 KB and
- * 40,000 registers of a multiprocessor to the kernels around this one, which may begin before
+ * With 40 KB of shared memory (D = 128) and 128 registers a thread, two blocks leave 144 KB and
+ * 32,000 registers of a multiprocessor to the kernels around this one, which may begin before
  * it has ended, and it before they have. */
 #include <math.h>
 
@@ -20,7 +20,7 @@
 #include "kernels/cuda_rope.h"
 #include "kernels/cuda_wgmma.h"
 
-enum { ROWS = 8, KEYS = 16, WARPS = 4, THREADS = WARPS * 32, MOST_SPLITS = 8, SM_BLOCKS = 2 };
+enum { ROWS = 8, KEYS = 16, WARPS = 4, THREADS = WARPS * 32, MOST_SPLITS = 8 };
 
 /* ---- a stage -------------------------------------------------------------------------- */
 
@@ -499,7 +499,7 @@ struct how {
  * launched is certain to be there, for no kernel of a run begins before what stands in front
  * of the run has ended. */
 template <int D, bool ROPE>
-static __global__ void __launch_bounds__(THREADS, 5) /* no more than 96 registers */
+static __global__ void __launch_bounds__(THREADS, 4) /* no more than 128 registers */
 decode_kernel(msa_cuda_attn_call c, msa_cuda_attn_rope r, how h)
 {
     __shared__ shared<D> sh;
@@ -557,7 +557,10 @@ msa_rc msa_cuda_attn_decode(msa_cuda *c, cudaStream_t st, const msa_cuda_attn_ca
                             const msa_cuda_attn_rope *rope, int max_flat, msa_err *err)
 {
     how h = {(float)(MSA_LOG2E / sqrt((double)call->D)), call->H / call->G, 0, max_flat};
-    while (2 << h.split_bits <= MOST_SPLITS && call->n_seqs * call->G * (2 << h.split_bits) <= SM_BLOCKS * c->n_sms)
+    /* blocks that a multiprocessor is given: four hide more of what one waits for, but once there
+     * is work for all without splitting, merging costs more than that (docs/CUDA.md, log 4) */
+    const int64_t units = call->n_seqs * call->G, most = (units <= c->n_sms ? 4 : 2) * (int64_t)c->n_sms;
+    while (2 << h.split_bits <= MOST_SPLITS && units * (2 << h.split_bits) <= most)
         h.split_bits++;
     cudaLaunchAttribute a[2] = {};
     a[0].id = cudaLaunchAttributeClusterDimension;
