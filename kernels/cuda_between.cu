@@ -1,32 +1,32 @@
 /* CUDA: what stands between two attentions, for up to 16 rows of bf16, in one kernel.
  *
- * Its four products (or three, behind the last layer) read each weight once, and while
- * decoding nothing else counts. So one thread of a block does nothing but ask for weights, a
- * ring of shared memory full of them, product after product: it knows what comes next
- * and waits for nothing but places in the ring. Weights are no kernel's output, so it
- * begins while attention in front still works, and goes on while blocks wait for each
- * other between two products.
+ * Its four products (three behind the last layer) read each weight once, and while
+ * decoding nothing else counts. So one thread of a block does nothing but ask for
+ * weights, a ring of shared memory full of them, product after product: it knows what
+ * comes next and waits for places in the ring alone. Weights are no kernel's output, so
+ * it begins while attention in front still works, and goes on while blocks wait for
+ * each other between two products.
  *
  * The grid is as many clusters of four blocks as the device holds at a time. A cluster
  * takes units of 16 weight rows in turn; each of its blocks has a quarter of the
  * columns, and each of a block's eight multiplying warps an eighth of those: what they
- * need of x stays in registers for all units of a product. Sums meet in a fixed order: those of the
- * warps in shared memory, where a warp for every 8 rows of x folds them and sends the
- * result to the block whose turn it is (units go round the cluster), then those
- * of the four blocks, which a last warp adds, finishes and stores. So results do not
- * depend on who comes first.
+ * need of x stays in registers for all units of a product. Sums meet in a fixed order:
+ * those of the warps in shared memory, where a warp for every 8 rows of x folds them and
+ * sends the result to the block whose turn it is (units go round the cluster); those of
+ * the four blocks there, where a last warp adds, finishes and stores them. So results do
+ * not depend on who comes first.
  *
  * A norm's factor belongs to a whole row of x, gamma to a column: x times gamma is
- * multiplied, the factor comes to the sums. Whoever stores new values of x leaves the sum of
- * their squares, 16 columns a number.
+ * multiplied, and the factor comes to the sums. Who stores new values of x leaves the sum
+ * of their squares, 16 columns a number.
  *
- * Between two products all blocks meet at a counter in global memory. That needs all
- * of them on the device at the same time, which no launch promises: the grid is what fits
- * an empty device, and kernels in front end by themselves, so its blocks all come
- * to run unless another kernel that waits in this manner holds some of the room. Hence
- * only the backend's own stream takes this path (kernels of one stream that overlap by
- * programmatic launch do no harm: the next one's blocks begin when all of these
- * run), and a card that processes share at the same moment (MPS) must not have two that decode. */
+ * Between two products all blocks meet at a counter in global memory. That needs all of
+ * them on the device at the same time, which no launch promises: the grid is what an
+ * empty device holds, and kernels in front end by themselves, so all of its blocks come
+ * to run unless another grid that waits like this one holds some of the places. Hence
+ * only the backend's own stream takes this path. On that, a next kernel begins early only
+ * when all blocks of this one run. Two processes that decode must not share a card at the
+ * same moment (MPS); by turns, as cards do it otherwise, does no harm. */
 #include "kernels/cuda_chain.h"
 #include "kernels/cuda_elem.h"
 #include "kernels/cuda_internal.h"
@@ -542,7 +542,7 @@ template <int TILES> static int clusters_of(msa_cuda *c)
     int *known = &c->between_clusters[TILES - 1], n = 0;
     if (*known == 0) {
         cudaLaunchAttribute a[2];
-        const cudaLaunchConfig_t config = config_of<TILES>(a, 1, c->stream);
+        const cudaLaunchConfig_t config = config_of<TILES>(a, c->n_sms / CLUSTER, c->stream);
         if (cudaFuncSetAttribute(between_kernel<TILES>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  (int)config.dynamicSmemBytes) == cudaSuccess &&
             cudaOccupancyMaxActiveClusters(&n, between_kernel<TILES>, &config) == cudaSuccess && n > 0)
@@ -554,10 +554,10 @@ template <int TILES> static int clusters_of(msa_cuda *c)
     return *known < 0 ? 0 : *known;
 }
 
-template <int TILES> static msa_rc launch(msa_cuda *c, const between_work &w, msa_err *err)
+template <int TILES> static msa_rc launch(msa_cuda *c, cudaStream_t s, const between_work &w, msa_err *err)
 {
     cudaLaunchAttribute a[2];
-    const cudaLaunchConfig_t config = config_of<TILES>(a, clusters_of<TILES>(c), c->stream);
+    const cudaLaunchConfig_t config = config_of<TILES>(a, clusters_of<TILES>(c), s);
     return msa_cuda_error(cudaLaunchKernelEx(&config, between_kernel<TILES>, w), "between", err);
 }
 
@@ -591,8 +591,7 @@ msa_rc msa_cuda_between(msa_kern *k, msa_kern_stream *st, const msa_kern_link *l
     (void)gu; /* gate and up never leave the device's shared memory */
     msa_cuda *c = msa_cuda_of(k);
     const void *pointers[] = {att, x, xn, mlp, l->gamma, l->next_gamma, qkv, l->o, l->gate_up, l->down, l->next};
-    const cudaStream_t s = msa_cuda_stream(k, st); /* makes the device the thread's */
-    (void)s;
+    const cudaStream_t s = msa_cuda_stream(k, st);
     if (!takes(c, st, l, M))
         return MSA_END;
     for (int i = 0; i < 6; i++)
@@ -616,5 +615,5 @@ msa_rc msa_cuda_between(msa_kern *k, msa_kern_stream *st, const msa_kern_link *l
     char *scratch = (char *)c->linear_scratch + c->linear_bytes - MSA_CUDA_BETWEEN_BYTES;
     w.met = (uint32_t *)scratch;
     w.squares = (float *)(scratch + COUNTER_BYTES);
-    return M <= TILE ? launch<1>(c, w, err) : launch<2>(c, w, err);
+    return M <= TILE ? launch<1>(c, s, w, err) : launch<2>(c, s, w, err);
 }
