@@ -32,12 +32,12 @@ for part; do
         step bench "$B/tests/bench_cuda" "$backend"
         kill "$sampler" 2>/dev/null; wait "$sampler" 2>/dev/null ;;
     memcheck)
-        for t in test_kernels test_kernels_model test_kernels_bank; do
+        for t in test_kernels test_kernels_model test_kernels_decode test_kernels_bank; do
             step "$part-$t" compute-sanitizer --tool "$part" --error-exitcode 9 "$B/tests/$t" "$backend"
         done ;;
     racecheck) # hundreds of times slower: each test alone, eight at a time
         : >"$logs/racecheck.log"
-        for t in test_kernels test_kernels_model test_kernels_bank; do
+        for t in test_kernels test_kernels_model test_kernels_decode test_kernels_bank; do
             sed -n "s/.*cmocka_unit_test(\([a-z0-9_]*\)).*/$t \1/p" tests/$t.c
         done | B=$B backend=$backend limit=$limit logs=$logs xargs -P 8 -L 1 bash -c '
             timeout -k 5 "$limit" compute-sanitizer --tool racecheck --error-exitcode 9 \
