@@ -137,7 +137,7 @@ $(B)/msa-gguf: $(B)/models/gguf_main.o $(MODELS_OBJS)
 	$(call link,)
 
 ifneq ($(EMU),)
-EMU_TESTS := $(filter %/test_kernels %/test_kernels_args %/test_kernels_model %/test_kernels_bank,$(TESTS))
+EMU_TESTS := $(filter %/test_kernels %/test_kernels_args %/test_kernels_model %/test_kernels_decode %/test_kernels_bank,$(TESTS))
 EMU_TESTS += $(B)/tests/emu/emu_test
 $(EMU_TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/support_kernels.o $(call lib,kernels) $(call lib,base)
 	@echo "  link $@"; $(CC) -pthread $(OPT) -o $@ $^ -lcmocka $(LIBS) $(CUDA_LIBS)
