@@ -482,7 +482,6 @@ static msa_rc set_up(msa_cuda *c, const cudaDeviceProp *p, const msa_kern_opts *
     cudaDriverGetVersion(&driver);
     cudaRuntimeGetVersion(&runtime);
     c->n_sms = p->multiProcessorCount;
-    c->between = getenv("MSA_CUDA_BETWEEN") != NULL;
     c->shared_bytes = (int64_t)p->sharedMemPerBlockOptin;
     snprintf(c->device_name, sizeof c->device_name, "%.200s, %lld MiB, %d SMs, CUDA driver %d.%d, runtime %d.%d",
              p->name, (long long)(p->totalGlobalMem >> 20), c->n_sms, driver / 1000, driver % 1000 / 10,

@@ -577,7 +577,7 @@ msa_rc msa_cuda_attn_decode(msa_cuda *c, cudaStream_t st, const msa_cuda_attn_ca
     void (*kernel)(msa_cuda_attn_call, msa_cuda_attn_rope, how) =
         call->D == 64 ? (rope ? decode_kernel<64, true> : decode_kernel<64, false>)
                       : (rope ? decode_kernel<128, true> : decode_kernel<128, false>);
-    if (c->between) /* kernels side by side on a multiprocessor need one division of its memory */
+    if (c->between_ran) /* kernels side by side on a multiprocessor need one division of its memory */
         MSA_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                           cudaSharedmemCarveoutMaxShared));
     MSA_CUDA_TRY(cudaLaunchKernelEx(&config, kernel, *call, rope ? *rope : msa_cuda_attn_rope(), h));

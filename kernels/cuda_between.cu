@@ -1,10 +1,5 @@
 /* CUDA: what stands between two attentions, for up to 16 rows of bf16, in one kernel.
  *
- * Not used unless MSA_CUDA_BETWEEN is set in the environment: on the card its x is, at the 4B's
- * shapes, up to 2.3e-4 (normalised squared error of a row) from what the other kernels give,
- * where rounding explains 2.3e-5 and the emulated device sees 1.8e-5. Not found yet why
- * (docs/CUDA.md, log 4).
- *
  * Its four products (three behind the last layer) read each weight once, and while
  * decoding nothing else counts. So one thread of a block does nothing but ask for
  * weights, a ring of shared memory full of them, product after product: it knows what
@@ -243,9 +238,6 @@ static __device__ void multiply(const between_work &w, const between_place &p, b
 #pragma unroll
                         for (int h = 0; h < 2; h++)
                             a[s][h] = *(const uint2 *)(at + h * (UNIT / 2 * PITCH) + s * ROUND * 2);
-                __syncwarp();
-                if (lane == 0)
-                    barrier_arrive(&sh->empty[ring.at]);
 #pragma unroll
                 for (int s = 0; s < STAGE_STEPS; s++)
                     if (s0 + s < f.steps)
@@ -253,6 +245,11 @@ static __device__ void multiply(const between_work &w, const between_place &p, b
                         for (int n = 0; n < TILES; n++)
                             msa_cuda_mma(acc[n], a[s][0].x, a[s][1].x, a[s][0].y, a[s][1].y, x.v[s0 + s][n].x,
                                          x.v[s0 + s][n].y);
+                /* without it new weights overtook these reads where they queued behind the loads of x */
+                copies_after_reads();
+                __syncwarp();
+                if (lane == 0)
+                    barrier_arrive(&sh->empty[ring.at]);
                 turn_next(&ring, RING);
             }
             barrier_wait(&sh->part_empty[part.at], part.parity ^ 1);
@@ -447,6 +444,7 @@ static __device__ void finish(const between_work &w, const between_place &p, bet
                 for (int k = 1; k < CLUSTER; k++)
                     add(&sum[n], sh->inbox[box][k][n][lane]);
             }
+            copies_after_reads();
             __syncwarp();
             if (lane == 0) {
                 barrier_expect(&sh->inbox_full[box], sizeof sh->inbox[box]);
@@ -564,8 +562,13 @@ template <int TILES> static int clusters_of(msa_cuda *c)
 
 template <int TILES> static msa_rc launch(msa_cuda *c, cudaStream_t s, const between_work &w, msa_err *err)
 {
+    /* a unit of each product for every cluster, so that none of its warps is two products ahead */
+    int clusters = clusters_of<TILES>(c);
+    for (int i = 0; i < w.n_products; i++)
+        clusters = clusters < w.product[i].units ? clusters : w.product[i].units;
     cudaLaunchAttribute a[2];
-    const cudaLaunchConfig_t config = config_of<TILES>(a, clusters_of<TILES>(c), s);
+    const cudaLaunchConfig_t config = config_of<TILES>(a, clusters, s);
+    c->between_ran = true;
     return msa_cuda_error(cudaLaunchKernelEx(&config, between_kernel<TILES>, w), "between", err);
 }
 
@@ -588,8 +591,7 @@ static between_product product_of(const msa_kern_weight *weight, const void *x, 
 static bool takes(msa_cuda *c, const msa_kern_stream *st, const msa_kern_link *l, int64_t M)
 {
     const int64_t E = l->o->N, I = l->down->K, N = l->next ? l->next->N : 0;
-    return c->between && c->base.info.act == MSA_BF16 && !st && M <= MOST_ROWS && suits(l->o->K, STEPS) &&
-           suits(E, NORM_STEPS) &&
+    return c->base.info.act == MSA_BF16 && !st && M <= MOST_ROWS && suits(l->o->K, STEPS) && suits(E, NORM_STEPS) &&
            suits(I, STEPS) && N % UNIT == 0 && N <= INT32_MAX &&
            (M <= TILE ? clusters_of<1>(c) : clusters_of<2>(c)) > 0;
 }

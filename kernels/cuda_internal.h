@@ -39,7 +39,7 @@ struct msa_cuda {
     msa_cuda_graphs *graphs;
     msa_cuda_algos *algos;
     /* scratch of the reservation, device; each owner states its size below */
-    bool between;               /* MSA_CUDA_BETWEEN is set: cuda_between.cu is used */
+    bool between_ran;            /* cuda_between.cu's kernel has been launched */
     int between_clusters[2];     /* cuda_between.cu: 0 not asked yet, -1 none */
     void *linear_scratch, *attn_scratch, *route_scratch, *scan_scratch, *sample_scratch;
     int64_t linear_bytes, attn_bytes, route_bytes, scan_bytes, sample_bytes;

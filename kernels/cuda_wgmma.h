@@ -30,6 +30,14 @@ static __device__ __forceinline__ void barrier_init_done(void)
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+/* Orders a thread's reads of shared memory before what the copy unit, or another block of
+ * the cluster, writes there once it is told that the place is free. An arrival alone does not:
+ * the copy unit has a path of its own to shared memory. */
+static __device__ __forceinline__ void copies_after_reads(void)
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 static __device__ __forceinline__ void barrier_arrive(uint64_t *bar)
 {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_at(bar)) : "memory");

@@ -4,7 +4,7 @@
 # Prints everything when it is done, so that several can run at a time.
 set -u
 B=$1 seed=$2 log=$1/tests/emu/seed-$2.log
-export MSA_EMU_SEED=$seed MSA_CUDA_BETWEEN=1   # docs/CUDA.md, log 4
+export MSA_EMU_SEED=$seed
 tests_of() { # program, then patterns of its tests
     local program=$1 pattern; shift
     for pattern; do MSA_EMU_TESTS=$pattern "$B/tests/$program" cuda:0 || return 1; done
